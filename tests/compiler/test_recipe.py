@@ -1,0 +1,158 @@
+"""Recipes: what is read, and the text of every refusal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from forerun_compiler.errors import RecipeError
+from forerun_compiler.manifest import EngineTarget, Precision
+from forerun_compiler.recipe import load_recipe
+
+GOOD = """\
+name: tiny
+target:
+  model: ./target
+drafter:
+  model: deepseek-ai/dspark_qwen3_4b_block7
+  family: dspark
+capacity: 256
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "target").mkdir(exist_ok=True)
+    (folder / "target" / "config.json").write_text("{}")
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_reads_values_and_defaults(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, GOOD))
+    assert recipe.name == "tiny"
+    assert (recipe.target.model, recipe.target.is_folder) == (str((tmp_path / "target").resolve()), True)
+    assert (recipe.drafter.model, recipe.drafter.is_folder) == ("deepseek-ai/dspark_qwen3_4b_block7", False)
+    assert recipe.drafter.family == "dspark"
+    assert (recipe.capacity, recipe.draft_len, recipe.prefill_chunk, recipe.prompts) == (256, None, 128, None)
+    assert recipe.precision == Precision()
+    assert recipe.engines == (EngineTarget("onnxruntime", "cpu"),)
+    assert recipe.text == GOOD
+
+
+def test_reads_every_key(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "x"}\n')
+    more = "draft_len: 3\nprefill_chunk: 32\nprompts: p.jsonl\nprecision: {target: float32, cache: float32}\n"
+    recipe = load_recipe(write(tmp_path, GOOD + more + "engines:\n  - {backend: onnxruntime, device: cpu}\n"))
+    assert (recipe.draft_len, recipe.prefill_chunk) == (3, 32)
+    assert recipe.prompts == (tmp_path / "p.jsonl").resolve()
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, GOOD)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert load_recipe(Path("../recipe.yaml")).target.model == str((tmp_path / "target").resolve())
+
+
+def test_a_small_capacity_bounds_the_default_chunk(tmp_path: Path) -> None:
+    assert load_recipe(write(tmp_path, GOOD.replace("256", "64"))).prefill_chunk == 64
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        ("capacity: 256", "capcity: 256", 7, "capcity: unknown key; did you mean 'capacity'?"),
+        ("  family: dspark", "  famly: dspark", 6, "drafter.famly: unknown key; did you mean 'family'?"),
+        ("  family: dspark", "  family: eagle9", 6, "drafter.family: 'eagle9' does not exist in this version; choose"),
+        ("capacity: 256", "capacity: lots", 7, "capacity: expected a whole number from 16 to 1048576, found the text"),
+        (
+            "capacity: 256",
+            "capacity: true",
+            7,
+            "capacity: expected a whole number from 16 to 1048576, found true/false",
+        ),
+        ("capacity: 256", "capacity: 3", 7, "capacity: expected a whole number from 16 to 1048576, found 3"),
+        (
+            "capacity: 256",
+            "capacity: 256\ndraft_len: 65",
+            8,
+            "draft_len: expected a whole number from 1 to 64, found 65",
+        ),
+        (
+            "capacity: 256",
+            "capacity: 256\nprefill_chunk: 257",
+            8,
+            "prefill_chunk: expected a whole number from 1 to 256",
+        ),
+        (
+            "capacity: 256",
+            "prompts: gone.jsonl",
+            7,
+            "prompts: expected a file with one JSON object a line, found no file",
+        ),
+        (
+            "capacity: 256",
+            "precision: {target: fp4}",
+            7,
+            "precision.target: 'fp4' does not exist in this version; choose",
+        ),
+        ("capacity: 256", "precision: float32", 7, "precision: expected a section with keys, found the text 'float32'"),
+        ("capacity: 256", "engines:\n- {backend: tensorrt}", 8, "engines[0].backend: 'tensorrt' does not exist"),
+        (
+            "capacity: 256",
+            "engines:\n- {backend: onnxruntime, device: gpu}",
+            8,
+            "engines[0].device: 'gpu' does not exist",
+        ),
+        ("capacity: 256", "engines:\n- {}\n- {}", 7, "engines: onnxruntime on cpu is listed twice"),
+        ("capacity: 256", "engines: cpu", 7, "engines: expected a list of {backend, device}, found the text 'cpu'"),
+        ("  model: ./target", "  model: ./targett", 3, "target.model: expected a folder or a hub name"),
+        ("  model: ./target", "  model: .", 3, "target.model: expected a checkpoint with a config.json, found none in"),
+        (
+            "  model: ./target",
+            "  model: 7",
+            3,
+            "target.model: expected text, found the number 7; put the value in quotes",
+        ),
+        ("name: tiny", "name: a/b", 1, "name: expected letters, digits, '.', '_' and '-' only, found 'a/b'"),
+        ("name: tiny", "name: [", 3, "this is not YAML"),
+        ("name: tiny", "name: x\nname: y", 2, "this is not YAML: found duplicate key"),
+    ],
+)
+def test_refusals_name_line_key_and_reason(tmp_path: Path, old: str, new: str, line: int, said: str) -> None:
+    path = write(tmp_path, GOOD.replace(old, new))
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert str(caught.value).startswith(f"{path}:{line}: {said}")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", ":1: expected keys such as 'name:' and 'target:', found nothing"),
+        ("- a\n", ":1: expected keys such as 'name:' and 'target:', found a list"),
+        ("target: {model: ./target}\n", ":1: name: expected text, found nothing; add this key"),
+        ("name: x\ntarget: {model: ./target}\n", ":1: drafter: expected a section, found nothing; add it"),
+    ],
+)
+def test_missing_parts_are_named(tmp_path: Path, text: str, said: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert str(caught.value).startswith(f"{path}{said}")
+
+
+def test_unreadable_recipes(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"gone\.yaml: the recipe cannot be read: No such file"):
+        load_recipe(tmp_path / "gone.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"name: \xe9\n")
+    with pytest.raises(RecipeError, match="expected UTF-8 text, found byte 0xe9"):
+        load_recipe(tmp_path / "latin.yaml")
+
+
+def test_a_file_with_a_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
+    assert load_recipe(path).capacity == 256
