@@ -1,0 +1,241 @@
+// The Python extension forerun._core: a thin skin over forerun.h. Nothing is decided here: arguments are passed on,
+// results are copied out, and a status becomes forerun.errors.ForerunError. The GIL is released while the core works.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "forerun.h"
+
+namespace nb = nanobind;
+using nb::literals::operator""_a;
+
+namespace {
+
+using Ids = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Table = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+[[noreturn]] void raise(const char *status, const char *message) {
+    nb::object type = nb::module_::import_("forerun.errors").attr("ForerunError");
+    nb::object error = type(status, nb::steal(PyUnicode_DecodeUTF8(message, std::strlen(message), "replace")));
+    PyErr_SetObject(type.ptr(), error.ptr());
+    throw nb::python_error();
+}
+
+void check(forerun_status status, const forerun_error &error) {
+    if (status != FORERUN_OK) raise(forerun_status_name(status), error.message);
+}
+
+const char *phase_name(forerun_phase phase) { return phase == FORERUN_PREFILL ? "prefill" : "decode"; }
+
+nb::object finish_name(forerun_finish finish) {
+    switch (finish) {
+    case FORERUN_RUNNING: return nb::none();
+    case FORERUN_STOP: return nb::str("stop");
+    case FORERUN_LENGTH: return nb::str("length");
+    case FORERUN_CAPACITY: return nb::str("capacity");
+    case FORERUN_CANCELLED: return nb::str("cancelled");
+    }
+    raise(forerun_status_name(FORERUN_INVALID_STATE), "the core gave a finish that this extension does not know");
+}
+
+forerun_decoding parse_decoding(const std::string &name) {
+    if (name == "speculative") return FORERUN_SPECULATIVE;
+    if (name == "plain") return FORERUN_PLAIN;
+    if (name == "padded") return FORERUN_PADDED;
+    raise(forerun_status_name(FORERUN_INVALID_ARGUMENT), "decoding must be 'speculative', 'plain' or 'padded'");
+}
+
+template <typename T> nb::tuple to_tuple(const std::vector<T> &values) { return nb::tuple(nb::cast(values)); }
+
+// Copies of the core's structs: what they point to lives only until the next call.
+struct Facts {
+    forerun_facts raw;
+    std::string name, target_architecture, drafter_family, backend, backend_version;
+    std::vector<int64_t> eos_token_ids;
+};
+
+struct Round {
+    forerun_round raw;
+    std::vector<int64_t> committed, draft_tokens;
+    std::vector<float> draft_confidence;
+};
+
+// Owns one forerun_engine. Calls must not overlap: forerun.rounds.Guard keeps them apart.
+class Engine {
+  public:
+    Engine(const std::string &bundle, const std::string &library, int32_t threads) {
+        forerun_options options{};
+        options.struct_size = sizeof options;
+        options.onnxruntime_library = library.c_str();
+        options.threads = threads;
+        forerun_error error{};
+        forerun_status status;
+        {
+            nb::gil_scoped_release release;
+            status = forerun_open(bundle.c_str(), &options, &engine_, &error);
+        }
+        check(status, error);
+    }
+
+    Engine(Table target, Table draft, int64_t draft_len, int64_t capacity, int64_t prefill_chunk,
+           const std::vector<int64_t> &eos) {
+        const size_t vocab = target.shape(0);
+        if (target.shape(1) != vocab || draft.shape(0) != vocab || draft.shape(1) != vocab)
+            raise(forerun_status_name(FORERUN_INVALID_ARGUMENT), "both tables must be [vocab_size, vocab_size]");
+        forerun_table table{};
+        table.struct_size = sizeof table;
+        table.vocab_size = static_cast<int64_t>(vocab);
+        table.draft_len = draft_len;
+        table.capacity = capacity;
+        table.prefill_chunk = prefill_chunk;
+        table.target_logits = target.data();
+        table.draft_logits = draft.data();
+        table.eos_token_ids = eos.data();
+        table.n_eos_token_ids = eos.size();
+        forerun_error error{};
+        check(forerun_open_table(&table, &engine_, &error), error);
+    }
+
+    Engine(const Engine &) = delete;
+    Engine &operator=(const Engine &) = delete;
+    ~Engine() { forerun_close(engine_); }
+
+    void close() {
+        forerun_engine *engine = std::exchange(engine_, nullptr);
+        nb::gil_scoped_release release;
+        forerun_close(engine);
+    }
+
+    Facts describe() const {
+        Facts facts{};
+        facts.raw.struct_size = sizeof facts.raw;
+        forerun_error error{};
+        check(forerun_describe(open(), &facts.raw, &error), error);
+        const forerun_facts &raw = facts.raw;
+        facts.name = raw.name;
+        facts.target_architecture = raw.target_architecture;
+        facts.drafter_family = raw.drafter_family;
+        facts.backend = raw.backend;
+        facts.backend_version = raw.backend_version;
+        facts.eos_token_ids.assign(raw.eos_token_ids, raw.eos_token_ids + raw.n_eos_token_ids);
+        return facts;
+    }
+
+    nb::tuple state(size_t index) const {
+        forerun_state_info info{};
+        info.struct_size = sizeof info;
+        forerun_error error{};
+        check(forerun_state(open(), index, &info, &error), error);
+        return nb::make_tuple(info.name, reinterpret_cast<uintptr_t>(info.input_address),
+                              reinterpret_cast<uintptr_t>(info.output_address), info.bytes);
+    }
+
+    nb::bytes token_bytes(int64_t token) const {
+        const char *bytes = nullptr;
+        size_t n_bytes = 0;
+        forerun_error error{};
+        check(forerun_token_bytes(open(), token, &bytes, &n_bytes, &error), error);
+        return nb::bytes(bytes, n_bytes);
+    }
+
+    void start(Ids prompt, int64_t max_new_tokens, float temperature, uint64_t seed, const std::string &decoding,
+               int64_t draft_len) {
+        forerun_request request{};
+        request.struct_size = sizeof request;
+        request.max_new_tokens = max_new_tokens;
+        request.temperature = temperature;
+        request.seed = seed;
+        request.decoding = parse_decoding(decoding);
+        request.draft_len = draft_len;
+        forerun_engine *engine = open();
+        forerun_error error{};
+        forerun_status status;
+        {
+            nb::gil_scoped_release release;
+            status = forerun_start(engine, prompt.data(), prompt.shape(0), &request, &error);
+        }
+        check(status, error);
+    }
+
+    Round step() {
+        Round round{};
+        round.raw.struct_size = sizeof round.raw;
+        forerun_engine *engine = open();
+        forerun_error error{};
+        forerun_status status;
+        {
+            nb::gil_scoped_release release;
+            status = forerun_step(engine, &round.raw, &error);
+        }
+        check(status, error);
+        const forerun_round &raw = round.raw;
+        round.committed.assign(raw.committed, raw.committed + raw.n_committed);
+        round.draft_tokens.assign(raw.draft_tokens, raw.draft_tokens + raw.n_draft_tokens);
+        round.draft_confidence.assign(raw.draft_confidence, raw.draft_confidence + raw.n_draft_tokens);
+        return round;
+    }
+
+  private:
+    forerun_engine *open() const {
+        if (!engine_) raise(forerun_status_name(FORERUN_INVALID_STATE), "the engine is closed; load the bundle again");
+        return engine_;
+    }
+
+    forerun_engine *engine_ = nullptr;
+};
+
+void bind_results(nb::module_ &m) {
+    nb::class_<Facts>(m, "Facts")
+        .def_ro("name", &Facts::name)
+        .def_ro("target_architecture", &Facts::target_architecture)
+        .def_ro("drafter_family", &Facts::drafter_family)
+        .def_ro("backend", &Facts::backend)
+        .def_ro("backend_version", &Facts::backend_version)
+        .def_prop_ro("vocab_size", [](const Facts &f) { return f.raw.vocab_size; })
+        .def_prop_ro("draft_len", [](const Facts &f) { return f.raw.draft_len; })
+        .def_prop_ro("block_size", [](const Facts &f) { return f.raw.block_size; })
+        .def_prop_ro("capacity", [](const Facts &f) { return f.raw.capacity; })
+        .def_prop_ro("prefill_chunk", [](const Facts &f) { return f.raw.prefill_chunk; })
+        .def_prop_ro("eos_token_ids", [](const Facts &f) { return to_tuple(f.eos_token_ids); })
+        .def_prop_ro("bos_token_id",
+                     [](const Facts &f) { return f.raw.bos_token_id < 0 ? nb::none() : nb::cast(f.raw.bos_token_id); })
+        .def_prop_ro("n_states", [](const Facts &f) { return f.raw.n_states; })
+        .def_prop_ro("threads", [](const Facts &f) { return f.raw.threads; });
+
+    nb::class_<Round>(m, "Round")
+        .def_prop_ro("phase", [](const Round &r) { return phase_name(r.raw.phase); })
+        .def_prop_ro("finish", [](const Round &r) { return finish_name(r.raw.finish); })
+        .def_prop_ro("committed", [](const Round &r) { return to_tuple(r.committed); })
+        .def_prop_ro("n_drafted", [](const Round &r) { return r.raw.n_drafted; })
+        .def_prop_ro("n_accepted", [](const Round &r) { return r.raw.n_accepted; })
+        .def_prop_ro("draft_tokens", [](const Round &r) { return to_tuple(r.draft_tokens); })
+        .def_prop_ro("draft_confidence", [](const Round &r) { return to_tuple(r.draft_confidence); })
+        .def_prop_ro("position", [](const Round &r) { return r.raw.position; })
+        .def_prop_ro("session_us", [](const Round &r) { return static_cast<double>(r.raw.session_ns) / 1000.0; })
+        .def_prop_ro("loop_us", [](const Round &r) { return static_cast<double>(r.raw.loop_ns) / 1000.0; });
+}
+
+} // namespace
+
+NB_MODULE(_core, m) {
+    m.attr("VERSION") = forerun_version();
+    bind_results(m);
+    nb::class_<Engine>(m, "Engine")
+        .def(nb::init<const std::string &, const std::string &, int32_t>(), "bundle"_a, "library"_a, "threads"_a)
+        .def(nb::init<Table, Table, int64_t, int64_t, int64_t, const std::vector<int64_t> &>(),
+             "target_logits"_a.noconvert(), "draft_logits"_a.noconvert(), "draft_len"_a, "capacity"_a,
+             "prefill_chunk"_a, "eos_token_ids"_a)
+        .def("close", &Engine::close)
+        .def("describe", &Engine::describe)
+        .def("state", &Engine::state, "index"_a)
+        .def("token_bytes", &Engine::token_bytes, "token"_a)
+        .def("start", &Engine::start, "prompt"_a.noconvert(), "max_new_tokens"_a, "temperature"_a, "seed"_a,
+             "decoding"_a, "draft_len"_a)
+        .def("step", &Engine::step);
+}
