@@ -48,6 +48,7 @@ __all__ = [
     "StateInterface",
     "TensorInterface",
     "check_bundle",
+    "check_output",
     "read_manifest",
     "update_manifest",
     "write_bundle",
@@ -114,7 +115,7 @@ def write_bundle(folder: Path, fill: Callable[[Path], Manifest]) -> Manifest:
         BundleError: `folder` holds something else than a bundle, or cannot be written (disk full, permission).
     """
     folder = folder.resolve()
-    _check_replaceable(folder)
+    check_output(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _staging(folder) as staging:
@@ -130,6 +131,18 @@ def write_bundle(folder: Path, fill: Callable[[Path], Manifest]) -> Manifest:
             f"{folder}: the bundle cannot be written: {_reason(error)}; nothing was left behind"
         ) from error
     return manifest
+
+
+def check_output(folder: Path) -> None:
+    """Refuse an output folder that holds something else than an earlier bundle: a build would delete it."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    manifest = folder / FILE_NAME
+    if not manifest.is_file() or b'"forerun": "' not in manifest.read_bytes()[:4096]:
+        raise BundleError(
+            f"{folder}: expected nothing, an empty folder or an earlier bundle, found something else that a build "
+            "would delete; choose another output folder or remove it yourself"
+        )
 
 
 def _check_name(folder: Path, name: str) -> None:
@@ -163,17 +176,6 @@ def _hash_files(staging: Path) -> dict[str, FileEntry]:
         _sync(path)
         entries[path.relative_to(staging).as_posix()] = FileEntry(path.stat().st_size, _sha256(path))
     return entries
-
-
-def _check_replaceable(folder: Path) -> None:
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    manifest = folder / FILE_NAME
-    if not manifest.is_file() or b'"forerun": "' not in manifest.read_bytes()[:4096]:
-        raise BundleError(
-            f"{folder}: expected nothing, an empty folder or an earlier bundle, found something else that a build "
-            "would delete; choose another output folder or remove it yourself"
-        )
 
 
 @contextmanager
