@@ -1,0 +1,51 @@
+/* What the loop needs from an execution library: run one graph once on buffers that never move. */
+#ifndef FORERUN_BACKEND_H
+#define FORERUN_BACKEND_H
+
+#include "arena.h"
+#include "manifest.h"
+
+typedef enum fr_graph_kind { FR_ROUND, FR_PLAIN } fr_graph_kind;
+
+/* The graphs' inputs and outputs (K = draft_len). The loop writes the inputs and reads the outputs of one run. */
+typedef struct fr_io {
+    int64_t *tokens;         /* [T]: n_known committed tokens, n_draft draft tokens, padding */
+    int64_t *n_known;        /* [1] */
+    int64_t *n_draft;        /* [1] */
+    int64_t *position;       /* [1] tokens in the cache */
+    float *temperature;      /* [1] */
+    float *uniform;          /* [2K + 2]: K acceptance tests, the own token, K draft tokens, one spare */
+    int64_t *n_accepted;     /* [1] round graph only */
+    int64_t *committed;      /* [K + 1]; the plain graph writes the first */
+    int64_t *draft_tokens;   /* [K] round graph only, as the next */
+    float *draft_confidence; /* [K] */
+} fr_io;
+
+typedef struct fr_backend fr_backend;
+
+/* A backend is a file with one of these tables. */
+typedef struct fr_backend_operations {
+    /* Makes runs of this graph with `width` tokens possible. Called while a generation starts, never within a round;
+     * what an earlier call made may be dropped once three other widths of the same graph were prepared since. */
+    forerun_status (*prepare)(fr_backend *self, fr_graph_kind kind, size_t width, forerun_error *error);
+    /* Runs a graph at a prepared width. */
+    forerun_status (*run)(fr_backend *self, fr_graph_kind kind, size_t width, forerun_error *error);
+    /* State `index` < n_states of the backend. */
+    void (*state)(const fr_backend *self, size_t index, forerun_state_info *out);
+    /* Releases what does not live in the engine's arena. */
+    void (*close)(fr_backend *self);
+} fr_backend_operations;
+
+/* The head of every backend's own struct. */
+struct fr_backend {
+    const fr_backend_operations *operations;
+    const char *name, *version;
+    fr_io io;
+    size_t n_states;
+    int32_t threads;
+};
+
+/* Takes the buffers of `io` for the widest run that the loop makes of this model. */
+forerun_status fr_io_take(fr_arena *arena, fr_io *io, const fr_model *model, forerun_error *error);
+
+#endif

@@ -1,0 +1,38 @@
+/* One generation, round by round, over any backend. */
+#ifndef FORERUN_LOOP_H
+#define FORERUN_LOOP_H
+
+#include "backend.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+typedef struct fr_loop {
+    fr_backend *backend;
+    const fr_model *model;
+    forerun_request request; /* draft_len resolved: 1 .. K, or 0 where nothing is verified */
+    int64_t *prompt;         /* [capacity] */
+    size_t n_prompt;
+    int64_t *committed; /* [K + 1] what the last round reported */
+    int64_t *draft;     /* [K] the draft that the next round verifies */
+    float *confidence;  /* [K] */
+    int64_t anchor;     /* the last committed token */
+    int64_t position;   /* tokens in the cache */
+    int64_t n_new;      /* tokens committed so far */
+    uint64_t round;     /* of the random stream: prefill is 0, decoding counts from 1 */
+    bool running;
+    atomic_bool cancelled;
+} fr_loop;
+
+/* Takes the loop's buffers. */
+forerun_status fr_loop_open(fr_loop *self, fr_arena *arena, fr_backend *backend, const fr_model *model,
+                            forerun_error *error);
+
+forerun_status fr_loop_start(fr_loop *self, const int64_t *prompt, size_t n_prompt, const forerun_request *request,
+                             forerun_error *error);
+
+forerun_status fr_loop_step(fr_loop *self, forerun_round *out, forerun_error *error);
+
+void fr_loop_cancel(fr_loop *self);
+
+#endif

@@ -1,0 +1,55 @@
+#include "ort_api.h"
+
+#include <dlfcn.h>
+#include <string.h>
+
+typedef void (*any_function)(void);
+
+/* The head of the library's table; slots are counted, not named. */
+typedef struct OrtApi {
+    any_function slots[138];
+} OrtApi;
+
+typedef struct OrtApiBase {
+    const OrtApi *(*GetApi)(uint32_t version);
+    const char *(*GetVersionString)(void);
+} OrtApiBase;
+
+typedef const OrtApiBase *(*get_api_base)(void);
+
+forerun_status fr_ort_load(const char *path, fr_ort_api *out, forerun_error *error) {
+    const char *name = path != NULL ? path : "libonnxruntime.so.1";
+    void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    if (library == NULL) {
+        const char *reason = dlerror();
+        return fr_fail(error, FORERUN_BACKEND_ERROR,
+                       "ONNX Runtime cannot be loaded: %s. Give the path of libonnxruntime.so (1.20 or newer) in the "
+                       "options; the onnxruntime wheel has it in onnxruntime/capi.",
+                       reason != NULL ? reason : name);
+    }
+    void *symbol = dlsym(library, "OrtGetApiBase");
+    if (symbol == NULL)
+        return fr_fail(error, FORERUN_BACKEND_ERROR,
+                       "%s is a library without OrtGetApiBase: not ONNX Runtime. Give the path of libonnxruntime.so.",
+                       name);
+    get_api_base base;
+    memcpy(&base, &symbol, sizeof base); /* ISO C has no cast from an object pointer to a function pointer */
+    out->version = base()->GetVersionString();
+    const OrtApi *api = base()->GetApi(ORT_API_VERSION_USED);
+    if (api == NULL)
+        return fr_fail(error, FORERUN_BACKEND_ERROR,
+                       "%s is ONNX Runtime %s, which lacks version %d of its C interface. Use 1.20 or newer.", name,
+                       out->version, ORT_API_VERSION_USED);
+#define FR_ORT_FILL(slot, result, name, parameters) out->name = (result(*) parameters)api->slots[slot];
+    FR_ORT_FUNCTIONS(FR_ORT_FILL)
+#undef FR_ORT_FILL
+    return FORERUN_OK;
+}
+
+forerun_status fr_ort_check(const fr_ort_api *api, OrtStatus *status, const char *doing, forerun_error *error) {
+    if (status == NULL)
+        return FORERUN_OK;
+    fr_fail(error, FORERUN_BACKEND_ERROR, "ONNX Runtime %s, %s: %s", api->version, doing, api->GetErrorMessage(status));
+    api->ReleaseStatus(status);
+    return FORERUN_BACKEND_ERROR;
+}

@@ -1,0 +1,12 @@
+/* Errors: how every part of the core reports a failure. */
+#ifndef FORERUN_STATUS_H
+#define FORERUN_STATUS_H
+
+#include "forerun.h"
+
+/* Fills `error` (NULL is fine) and returns `status`, so that a failure is one line: return fr_fail(...).
+ * A message that is too long is cut at a character boundary; control characters become spaces. */
+forerun_status fr_fail(forerun_error *error, forerun_status status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+#endif
