@@ -39,7 +39,7 @@ def render_chat(template: str, messages: Sequence[Message], *, special_tokens: M
     except ModuleNotFoundError as error:
         raise ForerunError(
             "backend error",
-            "a chat prompt needs jinja2, which is not installed; `pip install forerun[chat]`, or give the prompt as text",
+            "chat messages need jinja2, which is not installed; `pip install forerun[chat]` or give the prompt as text",
         ) from error
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]

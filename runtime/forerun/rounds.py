@@ -22,9 +22,15 @@ class Guard:
         self._core = core
         self._call = threading.Lock()
         self._claim = threading.Lock()
+        self._closed = False
 
     def start(self, prompt: Ids, request: Request) -> None:
-        """Claims the engine and begins a generation; raises ForerunError ("invalid state") while another one runs."""
+        """Claims the engine and begins a generation.
+
+        Raises ForerunError: "invalid state" while another one runs or after closing, else what the core refuses.
+        """
+        if self._closed:
+            raise refuse_state("the engine is closed; load the bundle again")
         if not self._claim.acquire(blocking=False):
             raise refuse_state(
                 "another generation is running on this engine; finish it, or cancel() or close() its stream, "
@@ -55,6 +61,7 @@ class Guard:
 
     def close(self) -> None:
         """Frees the core engine after the round that may be running; again is fine."""
+        self._closed = True
         with self._call:
             self._core.close()
 

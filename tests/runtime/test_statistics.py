@@ -1,0 +1,70 @@
+"""The arithmetic of statistics, on rounds that are written down by hand and on a real generation."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import forerun
+from forerun.statistics import StatisticsCounter
+
+
+def finished(phase: str, committed: int, drafted: int, accepted: int, session_us: float, loop_us: float) -> Any:
+    return SimpleNamespace(
+        phase=phase,
+        committed=(0,) * committed,
+        n_drafted=drafted,
+        n_accepted=accepted,
+        session_us=session_us,
+        loop_us=loop_us,
+    )
+
+
+def test_every_figure_by_hand() -> None:
+    counter = StatisticsCounter(prompt_tokens=9, draft_len=3)
+    for one in [
+        finished("prefill", 0, 0, 0, 100.0, 10.0),
+        finished("prefill", 1, 0, 0, 50.0, 5.0),
+        finished("decode", 4, 3, 3, 20.0, 2.0),
+        finished("decode", 1, 3, 0, 22.0, 1.0),
+        finished("decode", 2, 3, 1, 24.0, 3.0),
+        finished("decode", 1, 1, 1, 18.0, 2.0),  # cut after an end token inside the draft
+    ]:
+        counter.add(one)
+    total = counter.total(new_tokens=9)
+    assert (total.prompt_tokens, total.new_tokens, total.rounds, total.drafted, total.accepted) == (9, 9, 4, 10, 5)
+    assert total.acceptance_length == 2.0
+    assert total.acceptance_per_position == (0.75, 0.25, 0.25)
+    assert (total.prefill_us, total.decode_us, total.session_us, total.loop_us) == (165.0, 92.0, 21.0, 2.0)
+    assert total.tokens_per_s == pytest.approx(8 / 92e-6, rel=1e-12)
+
+
+def test_no_round_gives_zeros() -> None:
+    counter = StatisticsCounter(prompt_tokens=1, draft_len=2)
+    counter.add(finished("prefill", 1, 0, 0, 5.0, 1.0))
+    total = counter.total(new_tokens=1)
+    assert (total.rounds, total.acceptance_length, total.tokens_per_s, total.session_us) == (0, 0.0, 0.0, 0.0)
+    assert total.acceptance_per_position == ()
+
+
+def test_plain_decoding_has_an_acceptance_length_of_one_and_no_positions(engine: forerun.Engine) -> None:
+    for decoding in ("plain", "padded"):
+        statistics = engine.generate("abc", max_new_tokens=9, decoding=decoding).statistics
+        assert (statistics.rounds, statistics.drafted, statistics.acceptance_length) == (8, 0, 1.0)
+        assert statistics.acceptance_per_position == ()
+
+
+def test_a_generation_counts_what_its_rounds_did(engine: forerun.Engine) -> None:
+    rounds = [r for r in engine.rounds("xyza", max_new_tokens=60) if r.phase == "decode"]
+    statistics = engine.generate("xyza", max_new_tokens=60).statistics
+    assert statistics.rounds == len(rounds)
+    assert statistics.drafted == sum(r.n_drafted for r in rounds)
+    assert statistics.accepted == sum(r.n_accepted for r in rounds)
+    assert statistics.acceptance_length == sum(len(r.committed) for r in rounds) / len(rounds)
+    assert statistics.acceptance_per_position == tuple(
+        sum(r.n_accepted > slot for r in rounds) / len(rounds) for slot in range(4)
+    )
+    assert (statistics.prompt_tokens, statistics.new_tokens) == (4, 60)
+    assert statistics.session_us > 0
+    assert statistics.loop_us > 0
+    assert statistics.prefill_us > 0
