@@ -28,30 +28,43 @@ using Table = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cp
 }
 
 void check(forerun_status status, const forerun_error &error) {
-    if (status != FORERUN_OK) raise(forerun_status_name(status), error.message);
+    if (status != FORERUN_OK)
+        raise(forerun_status_name(status), error.message);
 }
 
-const char *phase_name(forerun_phase phase) { return phase == FORERUN_PREFILL ? "prefill" : "decode"; }
+const char *phase_name(forerun_phase phase) {
+    return phase == FORERUN_PREFILL ? "prefill" : "decode";
+}
 
 nb::object finish_name(forerun_finish finish) {
     switch (finish) {
-    case FORERUN_RUNNING: return nb::none();
-    case FORERUN_STOP: return nb::str("stop");
-    case FORERUN_LENGTH: return nb::str("length");
-    case FORERUN_CAPACITY: return nb::str("capacity");
-    case FORERUN_CANCELLED: return nb::str("cancelled");
+    case FORERUN_RUNNING:
+        return nb::none();
+    case FORERUN_STOP:
+        return nb::str("stop");
+    case FORERUN_LENGTH:
+        return nb::str("length");
+    case FORERUN_CAPACITY:
+        return nb::str("capacity");
+    case FORERUN_CANCELLED:
+        return nb::str("cancelled");
     }
     raise(forerun_status_name(FORERUN_INVALID_STATE), "the core gave a finish that this extension does not know");
 }
 
 forerun_decoding parse_decoding(const std::string &name) {
-    if (name == "speculative") return FORERUN_SPECULATIVE;
-    if (name == "plain") return FORERUN_PLAIN;
-    if (name == "padded") return FORERUN_PADDED;
+    if (name == "speculative")
+        return FORERUN_SPECULATIVE;
+    if (name == "plain")
+        return FORERUN_PLAIN;
+    if (name == "padded")
+        return FORERUN_PADDED;
     raise(forerun_status_name(FORERUN_INVALID_ARGUMENT), "decoding must be 'speculative', 'plain' or 'padded'");
 }
 
-template <typename T> nb::tuple to_tuple(const std::vector<T> &values) { return nb::tuple(nb::cast(values)); }
+template <typename T> nb::tuple to_tuple(const std::vector<T> &values) {
+    return nb::tuple(nb::cast(values));
+}
 
 // Copies of the core's structs: what they point to lives only until the next call.
 struct Facts {
@@ -104,7 +117,9 @@ class Engine {
 
     Engine(const Engine &) = delete;
     Engine &operator=(const Engine &) = delete;
-    ~Engine() { forerun_close(engine_); }
+    ~Engine() {
+        forerun_close(engine_);
+    }
 
     void close() {
         forerun_engine *engine = std::exchange(engine_, nullptr);
@@ -183,7 +198,8 @@ class Engine {
 
   private:
     forerun_engine *open() const {
-        if (!engine_) raise(forerun_status_name(FORERUN_INVALID_STATE), "the engine is closed; load the bundle again");
+        if (!engine_)
+            raise(forerun_status_name(FORERUN_INVALID_STATE), "the engine is closed; load the bundle again");
         return engine_;
     }
 

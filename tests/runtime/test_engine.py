@@ -5,11 +5,9 @@ import pickle
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import forerun
-from forerun import _core
 from table_bundle import EOS, VOCAB_SIZE, TableBundle, make_table_bundle
 
 
@@ -143,32 +141,6 @@ def test_generations_of_several_threads_are_refused_or_right(engine: forerun.Eng
         thread.join()
     assert len(outcomes) == 160
     assert set(outcomes) - {"invalid state"} == {"bcé-d漢(e)🙂fgh!"}
-
-
-def test_arrays_of_another_type_are_never_converted(bundle: TableBundle) -> None:
-    core = _core.Engine(
-        np.zeros((5, 5), np.float32),
-        np.zeros((5, 5), np.float32),
-        draft_len=2,
-        capacity=9,
-        prefill_chunk=4,
-        eos_token_ids=[],
-    )
-    settings = {"max_new_tokens": 1, "temperature": 0.0, "seed": 0, "decoding": "plain", "draft_len": 0}
-    for prompt in (np.array([1], np.int32), np.array([1.0]), np.array([[1]], np.int64), np.arange(4)[::2]):
-        with pytest.raises(TypeError):
-            core.start(prompt, **settings)
-    with pytest.raises(forerun.ForerunError, match="decoding must be"):
-        core.start(np.array([1], np.int64), **{**settings, "decoding": "fast"})
-    with pytest.raises(forerun.ForerunError, match="both tables must be"):
-        _core.Engine(
-            np.zeros((5, 5), np.float32),
-            np.zeros((4, 4), np.float32),
-            draft_len=2,
-            capacity=9,
-            prefill_chunk=4,
-            eos_token_ids=[],
-        )
 
 
 def test_an_error_survives_pickling() -> None:
