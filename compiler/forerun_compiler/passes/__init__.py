@@ -1,0 +1,1 @@
+"""Graph passes: one file each; every pass reads as find, check, rewrite, and returns how often it fired."""

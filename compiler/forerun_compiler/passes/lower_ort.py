@@ -1,0 +1,62 @@
+"""From the dialect to what ONNX Runtime's CPU provider runs fast: an ordered table of passes.
+
+Every choice here was measured: `benchmarks/formulations.py`, results in `benchmarks/results/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from forerun_compiler import dialect
+from forerun_compiler.errors import PassError
+from forerun_compiler.graph import check_graph, remove_unused
+from forerun_compiler.passes.lower_attention import lower_attention
+from forerun_compiler.passes.lower_experts import lower_experts
+from forerun_compiler.passes.lower_linear import lower_linear
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A rewrite in place that returns how often it fired; one that must fire and does not is an error."""
+
+    name: str
+    run: Callable[[ir.Model], int]
+    must_fire: bool
+
+
+PASSES = (
+    Pass("lower attention and caches", lower_attention, must_fire=True),
+    Pass("lower experts", lower_experts, must_fire=False),
+    Pass("lower linear layers", lower_linear, must_fire=True),
+)
+
+
+def lower_ort(model: ir.Model, passes: tuple[Pass, ...] = PASSES) -> dict[str, int]:
+    """Lower a linked graph in place; return how often each pass fired.
+
+    Raises:
+        PassError: a pass that must fire changed nothing, or an op of the dialect is left.
+    """
+    fired = {}
+    for step in passes:
+        fired[step.name] = run_pass(step, model)
+    if left := sorted({node.op_type for node in model.graph.all_nodes() if node.domain == dialect.DOMAIN}):
+        raise PassError(f"lowering {model.graph.name!r} for ONNX Runtime left {', '.join(left)} of the dialect")
+    model.graph.opset_imports.pop(dialect.DOMAIN, None)
+    return fired
+
+
+def run_pass(step: Pass, model: ir.Model) -> int:
+    """Run one pass, drop what nothing needs any more, and check the graph."""
+    count = step.run(model)
+    if step.must_fire and not count:
+        raise PassError(
+            f"pass {step.name!r} found nothing to rewrite in {model.graph.name!r}, which it must: "
+            "the graph is not of the form that the trace gives"
+        )
+    remove_unused(model)
+    check_graph(model, step.name)
+    return count

@@ -1,0 +1,40 @@
+"""Store equal constants once: an embedding or LM head that the drafter borrows, rotary tables, small numbers.
+
+Constants are equal when dtype, shape and bytes are. Transposed copies are not looked for: `lower_linear` reads a weight
+that is stored for an embedding in the layout that it has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import onnx_ir as ir
+
+from forerun_compiler.graph import remove_unused
+
+Key = tuple[str, tuple[int, ...], bytes]
+
+
+def share_weights(model: ir.Model) -> int:
+    """Let all users of equal initializers read the first of them; return how many copies were dropped."""
+    graph = model.graph
+    first: dict[Key, ir.Value] = {}
+    dropped = 0
+    for value in list(graph.initializers.values()):
+        if value.const_value is None or value.is_graph_output():
+            continue
+        kept = first.setdefault(_key(value.const_value), value)
+        if kept is not value:
+            value.replace_all_uses_with(kept)
+            dropped += 1
+    remove_unused(model)
+    return dropped
+
+
+def _key(tensor: ir.TensorProtocol) -> Key:
+    """Digest the bytes, so that no second copy of a large weight is held."""
+    array = tensor.numpy()
+    digest = hashlib.sha256(
+        memoryview(array.reshape(-1).view("uint8")) if array.flags.c_contiguous else array.tobytes()
+    )
+    return str(tensor.dtype), tuple(array.shape), digest.digest()
