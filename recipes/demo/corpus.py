@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 HELD_OUT_SHARE = 0.05
 SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__"}

@@ -1,6 +1,6 @@
 """Write the demo's held-out prompts: pieces of whole lines from modules that training never saw.
 
-    python recipes/demo/prompts.py                    # writes recipes/demo/prompts.jsonl
+python recipes/demo/prompts.py                    # writes recipes/demo/prompts.jsonl
 """
 
 from __future__ import annotations

@@ -9,21 +9,18 @@ Hidden matrices are trained with Muon (Jordan et al. 2024), the rest with AdamW.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tokenizers import Tokenizer
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from corpus import modules
 from head_loss import HeadLoss
+from run import Entry, Run, arguments, optimizers, train
 
 HERE = Path(__file__).parent
 
@@ -77,20 +74,6 @@ class Batches:
         return torch.from_numpy(np.stack(rows).astype(np.int64))
 
 
-def optimizers(model: torch.nn.Module, rate: float) -> list[torch.optim.Optimizer]:
-    hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    return [
-        torch.optim.Muon(hidden, lr=rate, momentum=0.95, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
-    ]
-
-
-def rate_at(step: int, steps: int, warmup: int, fall: float) -> float:
-    """Warm-up, plateau, then a linear fall over the last share `fall` of the run."""
-    return min((step + 1) / warmup, 1.0, max(0.0, (steps - step) / (fall * steps)))
-
-
 @torch.no_grad()
 def held_out_nats(model: torch.nn.Module, rows: torch.Tensor) -> float:
     """Mean cross-entropy in nats a token over [N, T + 1] token ids."""
@@ -103,79 +86,35 @@ def held_out_nats(model: torch.nn.Module, rows: torch.Tensor) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=HERE / "target")
-    parser.add_argument("--state", type=Path, default=Path("artifacts/demo-training/target.pt"))
-    parser.add_argument("--log", type=Path, default=HERE / "logs/target.jsonl")
-    parser.add_argument("--steps", type=int, default=1700)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--length", type=int, default=1024)
-    parser.add_argument("--rate", type=float, default=4e-3)
-    parser.add_argument("--warmup", type=int, default=60)
+    options = {"steps": 1000, "batch": 8, "length": 1024, "rate": 4e-3, "warmup": 60, "fall": 0.4, "save_every": 100}
+    parser = arguments(__doc__, HERE / "target", "target", **options)
     parser.add_argument("--long-from", type=float, default=0.8, help="share of the steps trained at half the length")
-    parser.add_argument("--fall", type=float, default=0.4)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-compile", action="store_true")
     args = parser.parse_args()
-    for folder in (args.output, args.state.parent, args.log.parent):
-        folder.mkdir(parents=True, exist_ok=True)
 
     tokenizer = Tokenizer.from_file(str(HERE / "target/tokenizer.json"))
     torch.manual_seed(args.seed)
     settings = config(tokenizer)
     settings._attn_implementation = "sdpa"
     model = Qwen3ForCausalLM(settings)
-    opts = optimizers(model, args.rate)
+    fast = torch.compile(model.model, dynamic=False)
     tokens = packed_tokens(tokenizer, held_out=False, seed=args.seed)
     short = Batches(tokens, args.length // 2, args.batch * 2, args.seed)
     long = Batches(tokens, args.length, args.batch, args.seed + 1)
     held = packed_tokens(tokenizer, held_out=True, seed=args.seed)
     held_rows = Batches(held, args.length, 32, 1)(0)
 
-    first = 0
-    if args.state.exists():
-        state = torch.load(args.state, weights_only=True)
-        model.load_state_dict(state["model"])
-        for opt, saved in zip(opts, state["optimizers"], strict=True):
-            opt.load_state_dict(saved)
-        first = state["step"]
-    run = model.model if args.no_compile else torch.compile(model.model, dynamic=False)
+    def step_once(step: int) -> tuple[torch.Tensor, Entry]:
+        batch = (long if step >= args.long_from * args.steps else short)(step)
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = fast(batch[:, :-1], use_cache=False).last_hidden_state
+        rows = hidden.to(torch.bfloat16).flatten(0, 1)
+        return HeadLoss.apply(rows, model.lm_head.weight, batch[:, 1:].flatten()), {}
 
-    def save(step: int) -> None:
-        state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in opts], "step": step}
-        part = args.state.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(args.state)
+    def check() -> Entry:
+        return {"held_out_nats": round(held_out_nats(model, held_rows), 4)}
 
-    columns = (TextColumn("target"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
-    with Progress(*columns) as progress, args.log.open("a") as log:
-        task = progress.add_task("", total=args.steps, completed=first, note="")
-        started, seen = time.perf_counter(), 0
-        for step in range(first, args.steps):
-            for opt in opts:
-                for group in opt.param_groups:
-                    group["lr"] = args.rate * rate_at(step, args.steps, args.warmup, args.fall)
-            batch = (long if step >= args.long_from * args.steps else short)(step)
-            with torch.autocast("cpu", torch.bfloat16):
-                hidden = run(batch[:, :-1], use_cache=False).last_hidden_state
-            rows = hidden.to(torch.bfloat16).flatten(0, 1)
-            loss = HeadLoss.apply(rows, model.lm_head.weight, batch[:, 1:].flatten())
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for opt in opts:
-                opt.step()
-                opt.zero_grad(set_to_none=True)
-            seen += batch[:, 1:].numel()
-            speed = seen / (time.perf_counter() - started)
-            progress.update(task, completed=step + 1, note=f"step {step + 1} loss {loss.item():.3f} {speed:.0f} tok/s")
-            entry = {"step": step + 1, "loss": round(loss.item(), 4), "tokens_per_s": round(speed)}
-            if (step + 1) % 100 == 0 or step + 1 == args.steps:
-                entry["held_out_nats"] = round(held_out_nats(model, held_rows), 4)
-                save(step + 1)
-            if (step + 1) % 10 == 0 or "held_out_nats" in entry:
-                log.write(json.dumps(entry) + "\n")
-                log.flush()
-
+    run = Run("target", model, optimizers(model, args.rate, ("embed",)), args.state, args.log)
+    train(run, args, step_once, check)
     final = held_out_nats(model, held_rows)
     model.to(torch.bfloat16).save_pretrained(args.output)
     bytes_per_token = len(tokenizer.decode(held.tolist(), skip_special_tokens=True).encode()) / len(held)

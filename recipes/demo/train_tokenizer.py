@@ -1,6 +1,6 @@
 """Train the demo's byte-level BPE tokenizer on the training side of the corpus.
 
-    python recipes/demo/train_tokenizer.py            # writes recipes/demo/target/tokenizer*.json, about a minute
+python recipes/demo/train_tokenizer.py            # writes recipes/demo/target/tokenizer*.json, about a minute
 """
 
 from __future__ import annotations

@@ -1,0 +1,47 @@
+# Two commands matter: `make demo` runs the main job on the demo pair, `make test` passes the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# What the installed package is made of: a change here reinstalls it.
+SOURCES := $(shell find compiler runtime -type f -not -name '*.so' -not -path '*__pycache__*') CMakeLists.txt pyproject.toml
+
+.PHONY: demo test check lint sanitize format clean
+
+demo: $(VENV)/.installed
+	$(BIN)/build-engine build recipes/demo.yaml -o artifacts/demo
+	$(BIN)/build-engine run artifacts/demo --compare --max-new-tokens 128 --prompt "$$(cat recipes/demo/prompt.txt)"
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+check: lint sanitize
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h' '*.cpp')
+
+# The C core and its tests under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: $(VENV)/.installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize -G Ninja -DFORERUN_SANITIZE=ON -DFORERUN_PYTHON=OFF
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/sanitize
+	PATH="$(CURDIR)/$(BIN):$$PATH" ctest --test-dir build/sanitize --output-on-failure
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files '*.c' '*.h' '*.cpp')
+
+$(VENV)/.tools: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch cmake ninja
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.tools $(SOURCES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[compiler,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build artifacts/demo
