@@ -98,8 +98,10 @@ static void read_model(fr_fields *in, const fr_json *root, fr_model *out) {
     out->block_size = fr_field_integer(in, model, "block_size", out->draft_len, most);
     out->capacity = fr_field_integer(in, model, "capacity", 2, most);
     out->prefill_chunk = fr_field_integer(in, model, "prefill_chunk", 1, most);
-    /* A round writes draft_len + 1 rows from at most row `capacity`. */
-    out->cache_rows = fr_field_integer(in, model, "cache_rows", out->capacity + out->draft_len + 1, 2 * most);
+    /* A round writes draft_len + 1 rows, the first of them below `capacity`; then the drafter may write its whole block
+     * from the anchor's row on, which is below `capacity` as well. */
+    int64_t spare = out->draft_len + 1 > out->block_size ? out->draft_len + 1 : out->block_size;
+    out->cache_rows = fr_field_integer(in, model, "cache_rows", out->capacity + spare - 1, 2 * most);
     read_end_tokens(in, model, out);
 }
 

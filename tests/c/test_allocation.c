@@ -1,0 +1,57 @@
+/* Nothing is allocated within a round. The linker sends the library's allocations through the functions below. */
+#include "tables.h"
+
+static size_t allocations;
+
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t count, size_t size);
+void *__real_realloc(void *memory, size_t size);
+int __real_posix_memalign(void **out, size_t alignment, size_t size);
+void *__real_aligned_alloc(size_t alignment, size_t size);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t count, size_t size);
+void *__wrap_realloc(void *memory, size_t size);
+int __wrap_posix_memalign(void **out, size_t alignment, size_t size);
+void *__wrap_aligned_alloc(size_t alignment, size_t size);
+
+void *__wrap_malloc(size_t size) {
+    allocations++;
+    return __real_malloc(size);
+}
+
+void *__wrap_calloc(size_t count, size_t size) {
+    allocations++;
+    return __real_calloc(count, size);
+}
+
+void *__wrap_realloc(void *memory, size_t size) {
+    allocations++;
+    return __real_realloc(memory, size);
+}
+
+int __wrap_posix_memalign(void **out, size_t alignment, size_t size) {
+    allocations++;
+    return __real_posix_memalign(out, alignment, size);
+}
+
+void *__wrap_aligned_alloc(size_t alignment, size_t size) {
+    allocations++;
+    return __real_aligned_alloc(alignment, size);
+}
+
+int main(void) {
+    static float target[V * V], draft[V * V];
+    forerun_table table = successor_table(target, draft, 0x5A);
+    forerun_engine *engine = open_table(&table);
+    CHECK(allocations > 0); /* the counters do count */
+    const int64_t prompt[12] = {3, 1, 4, 1, 5, 2, 6, 5, 3, 5, 0, 7};
+    for (int decoding = 0; decoding < 3; decoding++)
+        for (int hot = 0; hot < 2; hot++) {
+            size_t before = allocations;
+            result found = generate(engine, prompt, 12, request_for(40, hot ? 0.8f : 0.0f, (forerun_decoding)decoding));
+            CHECK_INT(found.n_tokens, 40);
+            CHECK_INT(allocations - before, 0);
+        }
+    forerun_close(engine);
+    return check_failures != 0;
+}
