@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from forerun_compiler import __version__
 from forerun_compiler.bundle import FORMAT, GraphInterface, Manifest, Source, check_output, write_bundle
-from forerun_compiler.checkpoint_files import read_tokenizer
+from forerun_compiler.checkpoint_files import read_tokenizer, source_name
 from forerun_compiler.errors import ResourceError
 from forerun_compiler.prompts import BUILT_IN, FILE_NAME, read_prompts, render_prompts
-from forerun_compiler.recipe import ModelReference, Recipe
+from forerun_compiler.recipe import Recipe
 from forerun_compiler.resources import Needs, check_fits, estimate, this_machine
 from forerun_compiler.vocabulary import encode_vocabulary
 
@@ -95,22 +94,9 @@ def build(
             precision=recipe.precision,
             engines=recipe.engines,
             recipe=recipe.text,
-            source=Source(_source(recipe.target, output), _source(recipe.drafter, output)),
+            source=Source(source_name(recipe.target, output), source_name(recipe.drafter, output)),
             cost=(),
             proof=None,
         )
 
     return write_bundle(output, fill)
-
-
-def _source(reference: ModelReference, output: Path) -> str:
-    """A hub name, or the folder seen from the bundle ("../.."): so it names no machine, and moves along with both."""
-    return os.path.relpath(reference.model, output.resolve()) if reference.is_folder else reference.model
-
-
-def find_source(source: str, folder: Path) -> ModelReference | None:
-    """The checkpoint that a bundle at `folder` was built from, or None if it was a folder that is not there now."""
-    if not source.startswith("."):
-        return ModelReference(source, is_folder=False)
-    path = (folder.resolve() / source).resolve()
-    return ModelReference(str(path), is_folder=True) if (path / "config.json").is_file() else None

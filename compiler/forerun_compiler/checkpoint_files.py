@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,19 @@ def read_tokenizer(reference: ModelReference) -> TokenizerFiles:
     if isinstance(found, list):  # several named templates
         found = next((entry["template"] for entry in found if entry.get("name") == "default"), None)
     return TokenizerFiles(path.read_text(encoding="utf-8"), found)
+
+
+def source_name(reference: ModelReference, bundle: Path) -> str:
+    """A hub name, or the folder seen from the bundle ("../.."): so it names no machine, and moves along with both."""
+    return os.path.relpath(reference.model, bundle.resolve()) if reference.is_folder else reference.model
+
+
+def find_source(source: str, bundle: Path) -> ModelReference | None:
+    """The checkpoint that `source_name` named, or None if it was a folder that is not there now."""
+    if not source.startswith("."):
+        return ModelReference(source, is_folder=False)
+    path = (bundle.resolve() / source).resolve()
+    return ModelReference(str(path), is_folder=True) if (path / "config.json").is_file() else None
 
 
 def count_parameters(reference: ModelReference) -> int:

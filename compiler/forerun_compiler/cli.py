@@ -1,0 +1,259 @@
+"""The command line: parse, call one function, print. Only click is imported before a command runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from forerun_compiler import __version__
+from forerun_compiler.errors import ForerunError
+
+if TYPE_CHECKING:
+    from forerun_compiler.generate import Request
+    from forerun_compiler.progress import StageProgress
+
+EXIT_CODES = """\b
+Exit codes:
+  0  done                            7  the execution library failed
+  1  unexpected error (--debug)      8  bundle damaged or not writable
+  2  wrong use of the command line   9  memory or disk does not suffice
+  3  recipe                         10  verify: the bundle is not lossless
+  4  checkpoint                     11  run, verify, bench: the runtime refused
+  5  model cannot be traced        130  interrupted
+  6  graph pass
+"""
+RUNTIME_EXIT_CODE, INTERRUPTED = 11, 130
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on one stdout line.")
+THREADS = click.option("--threads", type=click.IntRange(1), help="Threads a round may use. [default: all cores]")
+
+
+@click.group(context_settings=SETTINGS, epilog=EXIT_CODES)
+@click.version_option(__version__, prog_name="build-engine")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def commands(debug: bool) -> None:
+    """Compile a target and its drafter into one bundle, run it, and prove it lossless.
+
+    \b
+    build-engine build recipes/demo.yaml -o artifacts/demo
+    build-engine run artifacts/demo --prompt "import os"
+    """
+
+
+@commands.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The bundle's folder.")
+@click.option("--dry-run", is_flag=True, help="State what the build needs, check that it fits, and stop.")
+@JSON
+def build(recipe: Path, output: Path, dry_run: bool, as_json: bool) -> None:
+    """Build a bundle from RECIPE; an earlier one at the output is replaced when the new one is complete.
+
+    \b
+    Example:  build-engine build recipes/demo.yaml -o artifacts/demo
+    JSON:     bundle, needs {parameters, ram, disk, seconds}, seconds, files {NAME: {size, sha256}}
+              (the last two not with --dry-run; sizes in bytes)
+    """
+    import time
+
+    from forerun_compiler import build as building
+    from forerun_compiler import report
+    from forerun_compiler.recipe import load_recipe
+
+    start = time.monotonic()
+    parsed = load_recipe(recipe)
+    needs = building.plan_build(parsed, output)
+    click.echo(f"{parsed.name}: {report.needs_text(needs)}", err=True)
+    if dry_run:
+        _print({"bundle": str(output), "needs": needs}, "it fits", as_json)
+        return
+    with _progress() as progress:
+        manifest = building.build(parsed, output, progress)
+    seconds = round(time.monotonic() - start, 3)
+    result = {"bundle": str(output), "needs": needs, "seconds": seconds, "files": manifest.files}
+    _print(result, report.built_text(manifest, output), as_json)
+
+
+@commands.command()
+@BUNDLE
+@click.option("-p", "--prompt", required=True, help="The text to continue; - reads it from standard input.")
+@click.option("--chat", is_flag=True, help="Send the prompt as the user's message of a chat.")
+@click.option("-n", "--max-new-tokens", type=click.IntRange(1), default=128, show_default=True)
+@click.option("-t", "--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0 is greedy.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--stop", multiple=True, help="End before this text; may be given several times.")
+@click.option(
+    "--decoding", type=click.Choice(["speculative", "plain", "padded"]), default="speculative", show_default=True
+)
+@click.option("--compare", is_flag=True, help="Generate by plain decoding too and compare speed and output.")
+@THREADS
+@JSON
+def run(bundle: Path, prompt: str, compare: bool, as_json: bool, **options: Any) -> None:
+    """Generate from BUNDLE: the text on standard output as it comes, statistics on standard error.
+
+    \b
+    Example:  build-engine run artifacts/demo --prompt "import os" --compare
+    JSON:     text, tokens, finish_reason, statistics {tokens_per_s, acceptance_length, ...};
+              with --compare also plain {text, tokens, finish_reason, statistics}, equal, speedup
+    """
+    from forerun_compiler import generate, report
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    request = generate.Request(prompt=text, **options)
+    if not compare:
+        generation = generate.generate(bundle, request, _writer(request, as_json))
+        _print(generation, report.generation_text(generation), as_json, err=True)
+        return
+    if request.decoding != "speculative":
+        raise click.UsageError(f"--compare compares speculative with plain decoding; leave out {request.decoding}")
+    versus = generate.compare(bundle, request, _writer(request, as_json))
+    result = {**_fields(versus.speculative), "plain": versus.plain, "equal": versus.equal, "speedup": versus.speedup}
+    _print(result, report.versus_text(versus), as_json, err=True)
+
+
+@commands.command()
+@BUNDLE
+@click.option("--check", is_flag=True, help="Read every file and compare its hash, not the manifest alone.")
+@JSON
+def inspect(bundle: Path, check: bool, as_json: bool) -> None:
+    """Show what BUNDLE is: facts, files, precision, engines, proof, cost and recipe.
+
+    \b
+    Example:  build-engine inspect artifacts/demo
+    JSON:     the keys of manifest.json (artifacts/README.md), without the seal
+    """
+    from forerun_compiler import report
+    from forerun_compiler.bundle import check_bundle, read_manifest
+
+    manifest = check_bundle(bundle) if check else read_manifest(bundle)
+    _print(manifest, report.inspect_text(manifest, bundle), as_json)
+
+
+@commands.command()
+@BUNDLE
+@click.option("--prompts", type=click.IntRange(1), default=64, show_default=True, help="Prompts decoded greedily.")
+@click.option("--tokens", type=click.IntRange(1), default=64, show_default=True, help="New tokens of each.")
+@click.option("--sampled-prompts", type=click.IntRange(1), default=4, show_default=True)
+@click.option("--samples", type=click.IntRange(1), default=400, show_default=True, help="Samples of each of these.")
+@JSON
+def verify(bundle: Path, as_json: bool, **effort: int) -> None:
+    """Prove that speculation does not change what BUNDLE writes, and store the proof in it.
+
+    Compares greedy decoding with speculation on and off through the same kernels, with the plain graph and with Hugging
+    Face generate, and tests sampling against the source's probabilities. Exit code 10 if it is not lossless.
+
+    \b
+    Example:  build-engine verify artifacts/demo
+    JSON:     lossless, guarantee, greedy_prompts, greedy_tokens, prompts_identical, plain_prompts, plain_identical,
+              plain_ties, hf_prompts, hf_identical, hf_ties, tie_tolerance, chi_square_p, chi_square_tests,
+              chi_square_samples, failures, not_run
+    """
+    from forerun_compiler import prove, report
+
+    with _progress() as progress:
+        proof = prove.verify_bundle(bundle, prove.Effort(**effort), progress)
+    _print(proof, report.proof_text(proof), as_json)
+    if not proof.lossless:
+        raise click.exceptions.Exit(10)
+
+
+@commands.command()
+@BUNDLE
+@click.option("--prompts", type=click.IntRange(1), default=16, show_default=True, help="Prompts of the bundle.")
+@click.option("--tokens", type=click.IntRange(2), default=128, show_default=True, help="New tokens of each.")
+@click.option("-t", "--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0 is greedy.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--save", is_flag=True, help="Store this machine's cost table in the bundle.")
+@THREADS
+@JSON
+def bench(bundle: Path, save: bool, as_json: bool, **settings: Any) -> None:
+    """Measure plain against speculative decoding of BUNDLE on its prompts, and the cost of a round by width.
+
+    \b
+    Example:  build-engine bench artifacts/demo
+    JSON:     plain {tokens_per_s, round_us}, speculative {tokens_per_s, acceptance_length, acceptance_per_position,
+              round_us, session_us, loop_us}, verify_cost_us {ROWS: us}, speedup,
+              machine {cpu, cores, threads, library}, prompts, tokens, temperature, seed
+    """
+    from forerun_compiler import measure, report
+
+    with _progress() as progress:
+        result = measure.bench_bundle(bundle, measure.Settings(**settings), save, progress)
+    _print(result, report.bench_text(result), as_json)
+
+
+def _writer(request: Request, as_json: bool) -> Any:
+    """Streams text to standard output; the prompt stands before it, so that it reads as one text."""
+    if as_json:
+        return lambda text: None
+    if not request.chat:
+        click.echo(request.prompt, nl=False)
+    return lambda text: click.echo(text, nl=False)
+
+
+def _progress() -> StageProgress:
+    from forerun_compiler.progress import StageProgress
+
+    return StageProgress(sys.stderr)
+
+
+def _print(result: Any, text: str, as_json: bool, err: bool = False) -> None:
+    if as_json:
+        import json
+
+        click.echo(json.dumps(result if isinstance(result, dict) else _fields(result), default=_fields))
+        return
+    if err:
+        click.echo()  # ends the streamed text
+    click.echo(text, err=err)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(value)
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """The line and the exit code of an error."""
+    if isinstance(error, ForerunError):
+        return str(error), error.exit_code
+    runtime = sys.modules.get("forerun.errors")
+    if runtime is not None and isinstance(error, runtime.ForerunError):
+        from forerun_compiler.errors import BundleError
+
+        damaged = error.status.replace("_", " ") in ("bundle error", "file error")
+        return str(error), BundleError.exit_code if damaged else RUNTIME_EXIT_CODE
+    return f"unexpected {type(error).__name__}: {error}; for the traceback: build-engine --debug ...", 1
+
+
+def execute(arguments: list[str]) -> int:
+    """Run one command line; returns the exit code. Errors are one line on standard error, never a traceback."""
+    try:
+        code = commands.main(arguments, prog_name="build-engine", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\ninterrupted", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of the output has left: nobody to tell
+        sys.stdout = None
+        return 0
+    except Exception as error:
+        if "--debug" in arguments:
+            raise
+        line, code = _explain(error)
+        click.echo(f"error: {line}", err=True)
+        return code
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(execute(sys.argv[1:]))

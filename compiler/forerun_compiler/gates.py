@@ -1,0 +1,155 @@
+"""The gates of a proof: comparisons of token sequences, and a chi-square test of sampling.
+
+Everything here takes an engine (`forerun.Engine`, or a table model in tests) and a reference as arguments.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from forerun_compiler.chi_square import ChiSquare, goodness_of_fit
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Tokens = tuple[int, ...]
+Decoding = Literal["speculative", "plain", "padded"]
+LEAST_SAMPLES = 40  # of one prefix: fewer make too few bins of five expected samples
+MOST_PREFIXES = 6  # tested at one position of one prompt; each costs a run of the reference
+
+
+class Engine(Protocol):
+    """The part of `forerun.Engine` that a proof uses."""
+
+    @property
+    def facts(self) -> Any:
+        """With draft_len, capacity and eos_token_ids."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text."""
+
+    def rounds(
+        self,
+        prompt: Sequence[int],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        decoding: Decoding,
+        draft_len: int | None,
+    ) -> Iterable[Any]:
+        """One generation, round by round; each has `committed`."""
+
+
+class Reference(Protocol):
+    """The source model, run by something that forerun did not build."""
+
+    def greedy(self, prompt: Tokens, count: int) -> Tokens:
+        """Up to `count` tokens of greedy decoding, an end token included."""
+
+    def logits(self, tokens: Tokens) -> npt.NDArray[np.float64]:
+        """The logits [V] of the token that follows."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two ways of decoding the same prompts: how many gave the same tokens, and how many parted at a tie."""
+
+    prompts: int = 0
+    identical: int = 0
+    ties: int = 0
+    failures: tuple[str, ...] = ()
+
+    def __add__(self, other: Comparison) -> Comparison:
+        return Comparison(
+            self.prompts + other.prompts,
+            self.identical + other.identical,
+            self.ties + other.ties,
+            self.failures + other.failures,
+        )
+
+
+def generate(engine: Engine, prompt: Tokens, count: int, decoding: Decoding) -> Tokens:
+    """Up to `count` new tokens, greedily."""
+    rounds = engine.rounds(prompt, max_new_tokens=count, temperature=0.0, seed=0, decoding=decoding, draft_len=None)
+    return tuple(token for finished in rounds for token in finished.committed)
+
+
+def draw(engine: Engine, prompt: Tokens, count: int, seed: int, draft_len: int) -> Tokens:
+    """Up to `count` new tokens, by speculative sampling at temperature 1 that verifies `draft_len` tokens a round."""
+    rounds = engine.rounds(
+        prompt, max_new_tokens=count, temperature=1.0, seed=seed, decoding="speculative", draft_len=draft_len
+    )
+    return tuple(token for finished in rounds for token in finished.committed)
+
+
+def compare(
+    what: str, prompt: Tokens, one: Tokens, other: Tokens, reference: Reference | None, tie: float
+) -> Comparison:
+    """Compare two continuations of `prompt`; `what` names both ("speculative and plain decoding") in a failure.
+
+    At the first difference the reference's logits judge: if neither token lies more than `tie` below the largest
+    logit, rounding decided and it is a tie; else, or without a reference, it is a failure.
+    """
+    if one == other:
+        return Comparison(prompts=1, identical=1)
+    place = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    if place == min(len(one), len(other)):
+        return Comparison(1, failures=(f"{what} stop after {len(one)} and {len(other)} tokens of the same text",))
+    where = f"{what} part at token {place}: {one[place]} and {other[place]}"
+    if reference is None:
+        return Comparison(1, failures=(f"{where}; without the source checkpoint it is not known whether it is a tie",))
+    logits = reference.logits(prompt + one[:place])
+    gap = float(logits.max() - min(logits[one[place]], logits[other[place]]))
+    if gap <= tie:
+        return Comparison(prompts=1, ties=1)
+    return Comparison(
+        1, failures=(f"{where}, where the source's logits differ by {gap:.3g}, more than a tie of {tie:g}",)
+    )
+
+
+def check_sampling(
+    engine: Engine,
+    reference: Reference,
+    prompt: Tokens,
+    samples: int,
+    seed: int,
+    on_sample: Callable[[], None],
+    positions: int = 3,
+) -> list[ChiSquare]:
+    """Chi-square tests of speculative sampling at temperature 1 against the reference's exact probabilities.
+
+    One test a position (the first comes from reading the prompt, the others from verifying drafts). Position i is
+    tested given the tokens before it, for every prefix that occurred often enough. Seeds are seed, seed + 1, ...
+    Every other sample verifies one draft token a round only: so the token after a whole accepted draft is tested too.
+    """
+    drawn = []
+    for sample in range(samples):
+        draft_len = 1 if sample % 2 else engine.facts.draft_len
+        drawn.append(draw(engine, prompt, positions, seed + sample, draft_len))
+        on_sample()
+    results = []
+    for position in range(positions):
+        by_prefix: dict[Tokens, Counter[int]] = {}
+        for tokens in drawn:
+            if len(tokens) > position:
+                by_prefix.setdefault(tokens[:position], Counter())[tokens[position]] += 1
+        often = sorted(by_prefix.items(), key=lambda entry: (-entry[1].total(), entry[0]))[:MOST_PREFIXES]
+        result = ChiSquare()
+        for prefix, counts in often:
+            if counts.total() >= LEAST_SAMPLES:
+                result += goodness_of_fit(counts, probabilities(reference.logits(prompt + prefix)))
+        results.append(result)
+    return results
+
+
+def probabilities(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """softmax of logits [V], in float64."""
+    import numpy as np
+
+    weights = np.exp(logits - logits.max())
+    return np.asarray(weights / weights.sum())

@@ -1,0 +1,102 @@
+"""Generation from a bundle for people at a terminal, and the comparison of speculative with plain decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from forerun import Engine, Generation
+
+Prompt = str | list[dict[str, str]]
+WARM_UP_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to generate; `chat` puts the prompt through the bundle's chat template as the user's message."""
+
+    prompt: str
+    chat: bool = False
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    decoding: Literal["speculative", "plain", "padded"] = "speculative"
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Versus:
+    """The same request by speculative and by plain decoding.
+
+    `equal` says whether both gave the same tokens: greedy decoding must, up to rounding at a tie; sampling need not.
+    """
+
+    speculative: Generation
+    plain: Generation
+
+    @property
+    def equal(self) -> bool:
+        """The same tokens, one for one."""
+        return self.speculative.tokens == self.plain.tokens
+
+    @property
+    def speedup(self) -> float:
+        """Tokens per second of speculative over plain decoding; 0 if one of them decoded nothing."""
+        plain = self.plain.statistics.tokens_per_s
+        return self.speculative.statistics.tokens_per_s / plain if plain else 0.0
+
+
+def generate(folder: Path, request: Request, on_text: Callable[[str], None]) -> Generation:
+    """Generate from the bundle in `folder`; `on_text` gets the text as it comes.
+
+    Raises:
+        forerun.ForerunError: the bundle, the library or the request cannot be served.
+    """
+    import forerun
+
+    with forerun.load(folder, threads=request.threads) as engine:
+        return _generate(engine, request, request.decoding, on_text)
+
+
+def compare(folder: Path, request: Request, on_text: Callable[[str], None]) -> Versus:
+    """Generate twice, `on_text` getting the speculative text; both ways are warmed up before they are timed.
+
+    Raises:
+        forerun.ForerunError: as `generate`.
+    """
+    import forerun
+
+    with forerun.load(folder, threads=request.threads) as engine:
+        for decoding in ("plain", "speculative"):
+            engine.generate(_prompt(request), max_new_tokens=WARM_UP_TOKENS, decoding=decoding)
+        speculative = _generate(engine, request, "speculative", on_text)
+        return Versus(speculative, _generate(engine, request, "plain", lambda text: None))
+
+
+def _generate(
+    engine: Engine,
+    request: Request,
+    decoding: Literal["speculative", "plain", "padded"],
+    on_text: Callable[[str], None],
+) -> Generation:
+    stream = engine.generate(
+        _prompt(request),
+        max_new_tokens=request.max_new_tokens,
+        temperature=request.temperature,
+        seed=request.seed,
+        stop=request.stop,
+        stream=True,
+        decoding=decoding,
+    )
+    with stream:
+        for text in stream:
+            on_text(text)
+    return stream.generation
+
+
+def _prompt(request: Request) -> Prompt:
+    return [{"role": "user", "content": request.prompt}] if request.chat else request.prompt

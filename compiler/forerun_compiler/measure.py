@@ -1,0 +1,201 @@
+"""How fast a bundle generates on this machine: plain and speculative decoding of the same prompts, taken in turn."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from forerun_compiler.bundle import CostRow, Manifest, check_bundle, update_manifest
+from forerun_compiler.errors import BundleError
+from forerun_compiler.machine import Machine, describe_machine
+from forerun_compiler.prompts import FILE_NAME as PROMPTS
+from forerun_compiler.prompts import read_prompts
+from forerun_compiler.round_cost import measure_costs, verify_widths
+
+OnProgress = Callable[[str, int, int], None]  # stage, done, total
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is generated: so many tokens for each of so many prompts, at this temperature."""
+
+    prompts: int = 16
+    tokens: int = 128
+    temperature: float = 0.0
+    seed: int = 0
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class PlainFigures:
+    """Plain decoding; `round_us` is the median time of one token."""
+
+    tokens_per_s: float
+    round_us: float
+
+
+@dataclass(frozen=True)
+class SpeculativeFigures:
+    """Speculative decoding; times are medians over rounds, acceptance is counted over all of them."""
+
+    tokens_per_s: float
+    acceptance_length: float
+    acceptance_per_position: tuple[float, ...]
+    round_us: float
+    session_us: float
+    loop_us: float
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The result of `build-engine bench`. Rates and `speedup` are medians over prompts; reading them is not counted."""
+
+    plain: PlainFigures
+    speculative: SpeculativeFigures
+    verify_cost_us: dict[str, float]
+    speedup: float
+    machine: Machine
+    prompts: int
+    tokens: int
+    temperature: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The decode rounds of one generation."""
+
+    rounds: tuple[Any, ...]
+
+    @property
+    def committed(self) -> int:
+        return sum(len(finished.committed) for finished in self.rounds)
+
+    @property
+    def tokens_per_s(self) -> float:
+        time_us = sum(_round_us(finished) for finished in self.rounds)
+        return self.committed / time_us * 1e6
+
+
+class Engine(Protocol):
+    """The part of `forerun.Engine` that a measurement uses."""
+
+    @property
+    def facts(self) -> Any:
+        """With draft_len, capacity, threads, backend and backend_version."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text."""
+
+    def rounds(
+        self, prompt: Sequence[int], *, max_new_tokens: int, temperature: float, seed: int, decoding: Any
+    ) -> Iterable[Any]:
+        """One generation, round by round."""
+
+
+def bench_bundle(
+    folder: Path, settings: Settings, save: bool, on_progress: OnProgress, open_engine: Any = None
+) -> Bench:
+    """Measure the bundle in `folder`; with `save` the cost table of this machine is written into its manifest.
+
+    Raises:
+        BundleError: the bundle is damaged, or no prompt gives two tokens.
+        EngineError: the execution library refuses a graph.
+    """
+    manifest = check_bundle(folder)
+    texts = read_prompts(folder / PROMPTS, BundleError)[: settings.prompts]
+    with (open_engine or _open_engine)(folder, settings.threads) as engine:
+        pairs = _decode(engine, texts, settings, on_progress)
+        machine = describe_machine(engine.facts)
+    if not pairs:
+        raise BundleError(f"{folder / PROMPTS}: no prompt gives more than one token, so there is nothing to measure")
+    cost = _cost_row(folder, manifest, machine, on_progress)
+    if save:
+        update_manifest(folder, lambda current: replace(current, cost=_replaced(current.cost, cost)))
+    plain, speculative = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    return Bench(
+        plain=PlainFigures(_rate(plain), _median(plain, _round_us)),
+        speculative=_speculative(speculative, manifest.model.draft_len),
+        verify_cost_us=dict(cost.round_us),
+        speedup=statistics.median(fast.tokens_per_s / slow.tokens_per_s for slow, fast in pairs),
+        machine=machine,
+        prompts=len(pairs),
+        tokens=sum(run.committed for run in speculative),
+        temperature=settings.temperature,
+        seed=settings.seed,
+    )
+
+
+def _decode(
+    engine: Engine, texts: Sequence[str], settings: Settings, on_progress: OnProgress
+) -> list[tuple[_Run, _Run]]:
+    """(plain, speculative) for each prompt; who goes first changes from prompt to prompt, the first pair warms up."""
+    count = min(settings.tokens, engine.facts.capacity // 2)
+    prompts = [tuple(engine.encode(text))[: engine.facts.capacity - count - 1] for text in texts]
+    pairs = []
+    for index, prompt in enumerate([prompts[0], *prompts]):
+        on_progress("generate", index, len(prompts) + 1)
+        order = ("plain", "speculative") if index % 2 else ("speculative", "plain")
+        runs = {}
+        for decoding in order:
+            rounds = engine.rounds(
+                prompt,
+                max_new_tokens=count,
+                temperature=settings.temperature,
+                seed=settings.seed + index,
+                decoding=decoding,
+            )
+            runs[decoding] = _Run(tuple(finished for finished in rounds if finished.phase == "decode"))
+        if index and runs["plain"].rounds and runs["speculative"].rounds:
+            pairs.append((runs["plain"], runs["speculative"]))
+    return pairs
+
+
+def _speculative(runs: Sequence[_Run], draft_len: int) -> SpeculativeFigures:
+    rounds = [finished for run in runs for finished in run.rounds]
+    per_position = [sum(finished.n_accepted > slot for finished in rounds) / len(rounds) for slot in range(draft_len)]
+    return SpeculativeFigures(
+        tokens_per_s=_rate(runs),
+        acceptance_length=sum(run.committed for run in runs) / len(rounds),
+        acceptance_per_position=tuple(per_position),
+        round_us=_median(runs, _round_us),
+        session_us=_median(runs, lambda finished: finished.session_us),
+        loop_us=_median(runs, lambda finished: finished.loop_us),
+    )
+
+
+def _rate(runs: Sequence[_Run]) -> float:
+    return statistics.median(run.tokens_per_s for run in runs)
+
+
+def _median(runs: Sequence[_Run], time_of: Callable[[Any], float]) -> float:
+    return statistics.median(time_of(finished) for run in runs for finished in run.rounds)
+
+
+def _cost_row(folder: Path, manifest: Manifest, machine: Machine, on_progress: OnProgress) -> CostRow:
+    widths = verify_widths(manifest.model.draft_len)
+    graphs, facts, threads = manifest.graphs, manifest.model, machine.threads
+    on_progress("cost of a round", 0, len(widths) + 1)
+    (plain,) = measure_costs(folder, graphs["plain"], facts, (1,), threads)
+    rounds = {}
+    for done, time in enumerate(measure_costs(folder, graphs["round"], facts, widths, threads)):
+        rounds[str(widths[done])] = time
+        on_progress("cost of a round", done + 2, len(widths) + 1)
+    return CostRow(machine.fingerprint, plain, rounds)
+
+
+def _round_us(finished: Any) -> float:
+    return float(finished.session_us + finished.loop_us)
+
+
+def _replaced(rows: Sequence[CostRow], row: CostRow) -> tuple[CostRow, ...]:
+    return (*(other for other in rows if other.fingerprint != row.fingerprint), row)
+
+
+def _open_engine(folder: Path, threads: int | None) -> Any:
+    import forerun
+
+    return forerun.load(folder, threads=threads)

@@ -1,0 +1,185 @@
+"""The losslessness gate: runs every check on a bundle and writes what it found into the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from forerun_compiler.bundle import FILE_NAME, Manifest, Proof, check_bundle, update_manifest
+from forerun_compiler.checkpoint_files import find_source
+from forerun_compiler.chi_square import ChiSquare
+from forerun_compiler.errors import BundleError
+from forerun_compiler.gates import Comparison, Engine, Reference, Tokens, check_sampling, compare, generate
+from forerun_compiler.manifest import Guarantee
+from forerun_compiler.prompts import FILE_NAME as PROMPTS
+from forerun_compiler.prompts import read_prompts
+
+TIE_TOLERANCE = 1e-4
+LEAST_P = 1e-4
+
+OnProgress = Callable[[str, int, int], None]  # stage, done, total
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is tested: prompts decoded greedily, tokens of each; prompts sampled, samples of each, their length."""
+
+    prompts: int = 64
+    tokens: int = 64
+    sampled_prompts: int = 4
+    samples: int = 400
+    sampled_prompt_tokens: int = 24
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The chi-square gate: p of all tests together, the degrees of freedom that drafts had a part in, samples."""
+
+    p: float
+    tests: int
+    drafted_freedom: int
+    samples: int
+
+
+def verify_bundle(
+    folder: Path,
+    effort: Effort,
+    on_progress: OnProgress,
+    open_engine: Callable[[Path], Engine] | None = None,
+    open_reference: Callable[[Manifest, Path], Reference | None] | None = None,
+) -> Proof:
+    """Run the gates on the bundle in `folder` and write the proof into its manifest.
+
+    `open_engine` and `open_reference` are for tests.
+
+    Raises:
+        BundleError: the bundle is damaged, or its prompts are.
+        CheckpointError: the source checkpoint is there but cannot be loaded.
+    """
+    on_progress("check files", 0, 1)
+    manifest = check_bundle(folder)
+    if PROMPTS not in manifest.files:
+        raise BundleError(
+            f"{folder / FILE_NAME}: expected {PROMPTS} among the files, found none; build the bundle again"
+        )
+    texts = read_prompts(folder / PROMPTS, BundleError)
+    engine = (open_engine or _open_engine)(folder)
+    reference = (open_reference or _open_reference)(manifest, folder)
+    proof = prove(engine, reference, texts, effort, on_progress, manifest.source.target)
+    update_manifest(folder, lambda current: replace(current, proof=proof))
+    return proof
+
+
+def prove(
+    engine: Engine,
+    reference: Reference | None,
+    texts: Sequence[str],
+    effort: Effort,
+    on_progress: OnProgress,
+    source: str,
+) -> Proof:
+    """Run the gates; `source` names the reference where it is missing."""
+    tokens = min(effort.tokens, engine.facts.capacity // 2)
+    # A text that a capacity or an end token cuts would end the comparison early, so long prompts are cut beforehand.
+    prompts = [tuple(engine.encode(text))[: engine.facts.capacity - tokens - 1] for text in texts]
+    prompts = [prompt for prompt in prompts if prompt]
+    padded, plain, source_side, greedy_tokens = _greedy(
+        engine, reference, prompts[: effort.prompts], tokens, on_progress
+    )
+    sampling = None if reference is None else _sampling(engine, reference, prompts, effort, on_progress)
+    not_run = () if reference is not None else _missing(source)
+    if not padded.prompts:
+        not_run += ("no prompt has a token: nothing was compared",)
+    if sampling is not None and not sampling.drafted_freedom:
+        not_run += ("chi-square test: no prefix occurred often enough for a test of drafted tokens; use more samples",)
+    failures = padded.failures + plain.failures + source_side.failures
+    if sampling is not None and sampling.p < LEAST_P:
+        failures += (f"speculative sampling does not follow the source's probabilities: p = {sampling.p:.2g}",)
+    return Proof(
+        lossless=not failures and not not_run,
+        guarantee=_guarantee(padded),
+        greedy_prompts=padded.prompts,
+        greedy_tokens=greedy_tokens,
+        prompts_identical=padded.identical,
+        plain_prompts=plain.prompts,
+        plain_identical=plain.identical,
+        plain_ties=plain.ties,
+        hf_prompts=source_side.prompts,
+        hf_identical=source_side.identical,
+        hf_ties=source_side.ties,
+        tie_tolerance=TIE_TOLERANCE,
+        chi_square_p=None if sampling is None else sampling.p,
+        chi_square_tests=0 if sampling is None else sampling.tests,
+        chi_square_samples=0 if sampling is None else sampling.samples,
+        failures=failures,
+        not_run=not_run,
+    )
+
+
+def _greedy(
+    engine: Engine, reference: Reference | None, prompts: Sequence[Tokens], count: int, on_progress: OnProgress
+) -> tuple[Comparison, Comparison, Comparison, int]:
+    """Speculative against padded, plain and the reference's own decoding, and the number of speculative tokens."""
+    ways: dict[str, Callable[[Tokens], Tokens]] = {
+        "padded": lambda prompt: generate(engine, prompt, count, "padded"),
+        "plain": lambda prompt: generate(engine, prompt, count, "plain"),
+    }
+    if reference is not None:
+        ways["Hugging Face"] = lambda prompt: reference.greedy(prompt, count)
+    results = {"Hugging Face": Comparison()} | dict.fromkeys(ways, Comparison())
+    total = 0
+    for index, prompt in enumerate(prompts):
+        on_progress("greedy identity", index, len(prompts))
+        found = generate(engine, prompt, count, "speculative")
+        total += len(found)
+        for what, decode in ways.items():
+            name = f"prompt {index}: speculative and {what} decoding"
+            results[what] += compare(name, prompt, found, decode(prompt), reference, TIE_TOLERANCE)
+    on_progress("greedy identity", len(prompts), len(prompts))
+    return results["padded"], results["plain"], results["Hugging Face"], total
+
+
+def _sampling(
+    engine: Engine, reference: Reference, prompts: Sequence[Tokens], effort: Effort, on_progress: OnProgress
+) -> Sampling:
+    chosen = [prompt[: effort.sampled_prompt_tokens] for prompt in prompts[: effort.sampled_prompts]]
+    total, done, tests, drafted = ChiSquare(), 0, 0, 0
+
+    def on_sample() -> None:
+        nonlocal done
+        done += 1
+        on_progress("sampling", done, len(chosen) * effort.samples)
+
+    for index, prompt in enumerate(chosen):
+        first, *others = check_sampling(engine, reference, prompt, effort.samples, index << 32, on_sample)
+        total = sum(others, total + first)
+        tests += sum(test.freedom > 0 for test in (first, *others))
+        drafted += sum(test.freedom for test in others)
+    return Sampling(total.p, tests, drafted, done)
+
+
+def _guarantee(padded: Comparison) -> Guarantee:
+    if not padded.prompts or padded.failures:
+        return "none"
+    return "bit-identical" if padded.identical == padded.prompts else "equal-up-to-ties"
+
+
+def _missing(source: str) -> tuple[str, ...]:
+    where = f"the source checkpoint {source} is not there"
+    return f"comparison with Hugging Face: {where}", f"chi-square test: {where}"
+
+
+def _open_engine(folder: Path) -> Engine:
+    import forerun
+
+    return forerun.load(folder)
+
+
+def _open_reference(manifest: Manifest, folder: Path) -> Reference | None:
+    source = find_source(manifest.source.target, folder)
+    if source is None:
+        return None
+    from forerun_compiler.hugging_face import HuggingFaceReference
+
+    return HuggingFaceReference(source, manifest.model.eos_token_ids)

@@ -1,0 +1,134 @@
+"""Results as text for people. Machines read the JSON of the same dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from forerun_compiler.bundle import Manifest, Proof
+from forerun_compiler.generate import Versus
+from forerun_compiler.measure import Bench
+from forerun_compiler.resources import Needs, in_gib
+
+if TYPE_CHECKING:
+    from forerun import Generation
+
+
+def needs_text(needs: Needs) -> str:
+    """One line, before a build."""
+    minutes = max(1, round(needs.seconds / 60))
+    return (
+        f"{needs.parameters / 1e6:,.1f} M parameters; needs about {in_gib(needs.ram)} of memory, "
+        f"{in_gib(needs.disk)} of disk and {minutes} minute{'s' if minutes > 1 else ''}"
+    )
+
+
+def built_text(manifest: Manifest, output: Path) -> str:
+    """One line, after a build."""
+    size = sum(entry.size for entry in manifest.files.values())
+    return f"built {output}: {manifest.model.name}, {in_gib(size)}; next: build-engine verify {output}"
+
+
+def inspect_text(manifest: Manifest, folder: Path) -> str:
+    """Facts, files, precision, engines, proof, cost and recipe."""
+    model = manifest.model
+    facts = [
+        ("bundle", f"{folder}, format {manifest.format}, built {manifest.created} by forerun {manifest.forerun}"),
+        ("target", f"{model.target_architecture} from {manifest.source.target}"),
+        ("drafter", f"{model.drafter_family} from {manifest.source.drafter}, reads layers {_list(model.taps)}"),
+        ("draft", f"{model.draft_len} tokens a round, trained for {model.block_size}"),
+        ("capacity", f"{model.capacity} tokens, prompt read {model.prefill_chunk} at a time"),
+        ("vocabulary", f"{model.vocab_size} tokens, end {_list(model.eos_token_ids) or 'none'}"),
+        ("precision", ", ".join(f"{part} {value}" for part, value in vars(manifest.precision).items())),
+        ("engines", ", ".join(f"{engine.backend} on {engine.device}" for engine in manifest.engines)),
+    ]
+    lines = [f"{model.name}", *_table(facts), "", "files"]
+    lines += _table((name, f"{entry.size:>13,} bytes  {entry.sha256[:16]}") for name, entry in manifest.files.items())
+    lines += ["", "proof", *(proof_text(manifest.proof).splitlines() if manifest.proof else ["  none yet: run verify"])]
+    lines += ["", "cost", *(["  none yet: run bench --save"] if not manifest.cost else [])]
+    for row in manifest.cost:
+        rounds = ", ".join(f"{width}: {time:,.0f}" for width, time in row.round_us.items())
+        lines += [f"  {row.fingerprint}", f"    plain {row.plain_us:,.0f} us; round by verified rows, us: {rounds}"]
+    return "\n".join([*lines, "", "recipe", *_indent(manifest.recipe)])
+
+
+def proof_text(proof: Proof) -> str:
+    """The verdict, then each gate."""
+    samples = f"{proof.chi_square_samples} samples, {proof.chi_square_tests} tests"
+    rows = [
+        ("lossless", "yes" if proof.lossless else "NO" if proof.failures else "not proven"),
+        ("guarantee", proof.guarantee),
+        ("speculation on = off", f"{proof.prompts_identical} of {proof.greedy_prompts} prompts, bit for bit"),
+        ("tokens compared", str(proof.greedy_tokens)),
+        ("plain decoding", _counts(proof.plain_identical, proof.plain_ties, proof.plain_prompts)),
+        ("Hugging Face", _counts(proof.hf_identical, proof.hf_ties, proof.hf_prompts)),
+        ("sampling", "not tested" if proof.chi_square_p is None else f"p = {proof.chi_square_p:.3g} ({samples})"),
+    ]
+    return "\n".join(
+        [*_table(rows)]
+        + [f"  failed: {failure}" for failure in proof.failures]
+        + [f"  not run: {reason}" for reason in proof.not_run]
+    )
+
+
+def bench_text(bench: Bench) -> str:
+    """Rates, acceptance, and the cost by width."""
+    fast = bench.speculative
+    per_position = " ".join(f"{share:.2f}" for share in fast.acceptance_per_position)
+    cost = ", ".join(f"{width}: {time:,.0f}" for width, time in bench.verify_cost_us.items())
+    what = "greedy" if bench.temperature == 0 else f"temperature {bench.temperature:g}"
+    rows = [
+        ("machine", bench.machine.fingerprint),
+        ("measured", f"{bench.prompts} prompts, {bench.tokens} tokens, {what}"),
+        ("plain", f"{bench.plain.tokens_per_s:,.1f} tokens/s"),
+        ("speculative", f"{fast.tokens_per_s:,.1f} tokens/s"),
+        ("speedup", f"{bench.speedup:.2f} x"),
+        ("acceptance length", f"{fast.acceptance_length:.2f} tokens a round"),
+        ("accepted by position", per_position),
+        ("round", f"{fast.round_us:,.0f} us: library {fast.session_us:,.0f}, loop {fast.loop_us:,.1f}"),
+        ("round by rows, us", cost),
+    ]
+    return "\n".join(_table(rows))
+
+
+def generation_text(generation: Generation) -> str:
+    """One line of statistics."""
+    found = generation.statistics
+    return (
+        f"{found.new_tokens} tokens in {found.rounds} rounds ({generation.finish_reason}), "
+        f"acceptance length {found.acceptance_length:.2f}, {found.tokens_per_s:,.1f} tokens/s"
+    )
+
+
+def versus_text(versus: Versus) -> str:
+    """What a demo ends with."""
+    fast, slow = versus.speculative.statistics, versus.plain.statistics
+    rows = [
+        ("acceptance length", f"{fast.acceptance_length:.2f} tokens a round"),
+        ("plain", f"{slow.tokens_per_s:,.1f} tokens/s"),
+        ("speculative", f"{fast.tokens_per_s:,.1f} tokens/s"),
+        ("ratio", f"{versus.speedup:.2f} x"),
+        ("output", "equal" if versus.equal else "different"),
+    ]
+    return "\n".join(_table(rows))
+
+
+def _counts(identical: int, ties: int, total: int) -> str:
+    if not total:
+        return "not compared"
+    return f"{identical} of {total} prompts equal" + (f", {ties} parted at a tie" if ties else "")
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> list[str]:
+    entries = list(rows)
+    width = max((len(name) for name, _ in entries), default=0)
+    return [f"  {name:{width}}  {value}" for name, value in entries]
+
+
+def _indent(text: str) -> list[str]:
+    return [f"  {line}".rstrip() for line in text.splitlines()]
+
+
+def _list(values: Iterable[int]) -> str:
+    return ", ".join(map(str, values))
