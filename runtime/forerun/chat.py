@@ -34,7 +34,6 @@ def render_chat(template: str, messages: Sequence[Message], *, special_tokens: M
     """
     plain = check_messages(messages)
     try:
-        from jinja2 import TemplateError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ModuleNotFoundError as error:
         raise ForerunError(
@@ -51,7 +50,9 @@ def render_chat(template: str, messages: Sequence[Message], *, special_tokens: M
         text = environment.from_string(template).render(
             messages=plain, add_generation_prompt=True, tools=None, documents=None, **special_tokens
         )
-    except TemplateError as error:
+    except ForerunError:
+        raise
+    except Exception as error:  # the template is foreign code: whatever goes wrong in it is its refusal
         raise refuse_argument(f"the bundle's chat template refused these messages: {error}") from error
     return str(text)
 

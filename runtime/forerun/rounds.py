@@ -20,7 +20,7 @@ class Guard:
 
     def __init__(self, core: _core.Engine) -> None:
         self._core = core
-        self._call = threading.Lock()
+        self._call = threading.RLock()  # reentrant: a signal handler may close in the middle of a step
         self._claim = threading.Lock()
         self._closed = False
 

@@ -39,6 +39,12 @@ def test_a_refusal_of_the_template_is_quoted() -> None:
     assert caught.value.status == "invalid argument"
 
 
+@pytest.mark.parametrize("template", ["{% for %}", "{{ 'a' + messages[0].role + 1 }}", "{{ nothing.at.all }}"])
+def test_a_template_that_fails_is_a_refusal(template: str) -> None:
+    with pytest.raises(ForerunError, match="the bundle's chat template refused these messages: "):
+        render(template)
+
+
 def test_a_template_reaches_nothing_outside_its_sandbox() -> None:
     with pytest.raises(ForerunError, match="unsafe"):
         render("{{ messages.__class__.__mro__ }}")
@@ -61,6 +67,7 @@ def test_messages_are_checked(messages: list[Any], message: str) -> None:
 
 
 def test_without_jinja2_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "jinja2", None)
+    for name in ("jinja2", "jinja2.sandbox"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ForerunError, match=r"need jinja2, which is not installed; `pip install forerun\[chat\]`"):
         render("{{ messages }}")

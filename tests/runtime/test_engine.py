@@ -1,5 +1,6 @@
 """Opening and closing: damaged bundles are refused by name, and a closed engine says so."""
 
+import importlib.metadata
 import os
 import pickle
 import threading
@@ -20,7 +21,8 @@ def test_facts_are_those_of_the_manifest(engine: forerun.Engine) -> None:
     assert repr(engine) == "<forerun.Engine table: TableForCausalLM + table, onnxruntime>"
 
 
-def test_version_is_that_of_the_header() -> None:
+def test_version_is_that_of_the_header_and_of_the_distribution() -> None:
+    assert forerun.__version__ == importlib.metadata.version("forerun")
     header = Path(__file__).parents[2] / "runtime" / "include" / "forerun.h"
     assert f'#define FORERUN_VERSION "{forerun.__version__}"' in header.read_text(encoding="utf-8")
 
