@@ -79,7 +79,7 @@ class CachedAttention(_Op):
     mask: str = CAUSAL
     """`causal`: row i sees the keys 0..position+i; `block`: every row sees the keys 0..position+T-1."""
     window: int = 0
-    """0, or the number of keys that a query at absolute position p sees at most: those in (p-window, p]."""
+    """0, or how far back a query at absolute position p sees: only keys after p-window (causal: (p-window, p])."""
     softcap: float = 0.0
     """0, or c: scores become c * tanh(score / c) before the mask."""
 
@@ -166,10 +166,8 @@ def visible(attributes: CachedAttention, position: int, rows: int) -> Array:
     """Return which cache rows each query row sees: bool [rows, position + rows]."""
     query = position + np.arange(rows)[:, None]
     key = np.arange(position + rows)[None, :]
-    seen = key <= (query if attributes.mask == CAUSAL else position + rows - 1)
-    if attributes.window:
-        seen &= key > query - attributes.window
-    return seen
+    seen = key <= query if attributes.mask == CAUSAL else np.ones((rows, position + rows), np.bool_)
+    return seen & (key > query - attributes.window) if attributes.window else seen
 
 
 def cached_attention(

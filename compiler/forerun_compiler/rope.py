@@ -30,7 +30,7 @@ def tabulated(model: Any, rows: int) -> Iterator[None]:
     tables = []
     for name, module in model.named_modules():
         if type(module).__name__.endswith("RotaryEmbedding"):
-            _check_fixed(model.config, module, rows)
+            _check_fixed(getattr(module, "config", model.config), module, rows)
             tables.append(_Table(name, module, rows))
     try:
         yield

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from forerun_compiler.errors import ForerunError
-from forerun_compiler.interface import CACHES, LayerCaches, refuse
+from forerun_compiler.interface import CACHES, LayerCaches, MaskRule, refuse
 
 Tensor = torch.Tensor
 
@@ -86,6 +86,9 @@ class TracedModel(torch.nn.Module):
         except ForerunError:
             raise
         except Exception as error:  # a model may fail in any way on an argument that it does not expect
+            if MaskRule.__name__ in str(error):
+                reason = "the model computes with it instead of handing it to the attention interface"
+                refuse(self._name, "its attention mask", reason)
             text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             refuse(self._name, f"a cache of {self._cache_rows} rows", f"the model failed: {text}")
         if missing := [layer for layer in range(self._layers) if layer not in caches.written]:
