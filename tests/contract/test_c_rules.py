@@ -9,13 +9,12 @@ import random
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import product
-from pathlib import Path
 
 import pytest
 from enumerator import random_row
 from rules import DELTA, GREEDY, RATIO, Row, sample
 
-import forerun
+from installed_core import core_folder
 
 VOCAB = 3
 GRID = [Fraction(i, 8) for i in range(8)]
@@ -24,7 +23,7 @@ GRID = [Fraction(i, 8) for i in range(8)]
 @pytest.fixture(scope="module")
 def library() -> ctypes.CDLL:
     """The library that embedders link, as the package ships it."""
-    core = ctypes.CDLL(str(Path(forerun.__file__).parent / "lib" / "libforerun.so"))
+    core = ctypes.CDLL(str(core_folder() / "lib" / "libforerun.so"))
     core.forerun_sample.restype = ctypes.c_int64
     for name in ("greedy", "ratio", "delta"):
         getattr(core, f"forerun_accept_{name}").restype = ctypes.c_size_t

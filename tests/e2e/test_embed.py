@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-import forerun
 from forerun.library import find_library
+from installed_core import core_folder
 from table_bundle import SCRIPT, TableBundle, make_table_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = Path(forerun.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +23,8 @@ def embed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = tmp_path_factory.mktemp("embed") / "embed"
     compiler = shutil.which("cc") or shutil.which("gcc")
     assert compiler, "the tests need a C compiler"
-    lib = PACKAGE / "lib"
-    command = [compiler, str(ROOT / "examples" / "embed.c"), f"-I{PACKAGE / 'include'}", f"-L{lib}", "-lforerun"]
+    include, lib = core_folder() / "include", core_folder() / "lib"
+    command = [compiler, str(ROOT / "examples" / "embed.c"), f"-I{include}", f"-L{lib}", "-lforerun"]
     subprocess.run([*command, f"-Wl,-rpath,{lib}", "-Wall", "-Werror", "-o", str(program)], check=True)
     return program
 
