@@ -123,7 +123,8 @@ def attention(
         softcap=op.softcap,
     )
     caches.written[layer], caches.attributes[layer] = (k_new, v_new), op
-    return out.transpose(1, 2), None
+    # Contiguous, as transformers' own attention returns it: some models view it without asking.
+    return out.transpose(1, 2).contiguous(), None
 
 
 def _window(model: str, where: str, mask: object, sliding_window: int | None) -> int:
