@@ -1,68 +1,95 @@
-"""The embedding example: one cc line against the installed header and library, and no Python in the process."""
+"""The embedding example: compiled by the line in its own comment, it generates what Python generates."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+import forerun
 from forerun.library import find_library
 from installed_core import core_folder
-from table_bundle import SCRIPT, TableBundle, make_table_bundle
+from table_bundle import TableBundle, make_table_bundle
+from tiny_pair import PROMPTS, TinyPair
 
-ROOT = Path(__file__).resolve().parents[2]
+SOURCE = Path(__file__).parents[2] / "examples" / "embed.c"
+ONNXRUNTIME = find_library(None, None)
+SYSTEM = {"linux-vdso", "libc", "libm", "libdl", "libpthread", "ld-linux-x86-64", "ld-linux-aarch64"}
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example, compiled as users are told to, with warnings as errors besides."""
+    folder = tmp_path_factory.mktemp("embed")
+    source = SOURCE.read_text(encoding="utf-8")
+    (folder / SOURCE.name).write_text(source, encoding="utf-8")
+    (line,) = [text.strip(" *") for text in source.splitlines() if text.strip(" *").startswith("cc embed.c")]
+    shell = f'at="{core_folder()}"; {line} -Wall -Wextra -Werror'
+    done = subprocess.run(["sh", "-c", shell], cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return folder / "embed"
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> TableBundle:
-    return make_table_bundle(tmp_path_factory.mktemp("embed") / "table", chat=False)
-
-
-@pytest.fixture(scope="module")
-def embed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    program = tmp_path_factory.mktemp("embed") / "embed"
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    assert compiler, "the tests need a C compiler"
-    include, lib = core_folder() / "include", core_folder() / "lib"
-    command = [compiler, str(ROOT / "examples" / "embed.c"), f"-I{include}", f"-L{lib}", "-lforerun"]
-    subprocess.run([*command, f"-Wl,-rpath,{lib}", "-Wall", "-Werror", "-o", str(program)], check=True)
-    return program
+    return make_table_bundle(tmp_path_factory.mktemp("embed") / "table", ends=True)
 
 
 def run(program: Path, *arguments: object) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([program, *map(str, arguments)], capture_output=True, check=False, timeout=120)
+    """Runs it without any variable of this environment."""
+    return subprocess.run([program, *map(str, arguments)], capture_output=True, check=False, env={}, timeout=120)
 
 
-def test_it_writes_the_text_of_the_bundle(embed: Path, bundle: TableBundle) -> None:
-    done = run(embed, bundle.path, find_library(None, None), 60, *b"ab")
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_the_text_equals_pythons(program: Path, pair: TinyPair, engine: forerun.Engine, prompt: str) -> None:
+    expected = engine.generate(prompt, max_new_tokens=80)
+    done = run(program, pair.bundle, ONNXRUNTIME, 80, *engine.encode(prompt))
     assert done.returncode == 0, done.stderr
-    assert done.stdout == bytes(bundle.greedy_tokens(list(b"ab"), 60))
-    assert done.stdout.startswith(SCRIPT.encode()[2:])
-    assert b"a round" in done.stderr
+    assert done.stdout.decode(errors="replace") == expected.text
+    statistics = expected.statistics
+    assert f"{statistics.new_tokens - 1} tokens in {statistics.rounds} rounds" in done.stderr.decode()
 
 
-def test_it_says_what_is_wrong(embed: Path, bundle: TableBundle, tmp_path: Path) -> None:
-    done = run(embed, tmp_path, find_library(None, None), 60, 97)
+def test_an_end_token_ends_it(program: Path, bundle: TableBundle) -> None:
+    done = run(program, bundle.path, ONNXRUNTIME, 80, *b"xyza")
+    assert (done.returncode, done.stdout.decode()) == (0, "bcé-d漢(e)🙂fgh!")
+
+
+def test_nothing_but_the_c_library_is_needed(program: Path) -> None:
+    listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    names = {Path(line.split()[0]).name.split(".so")[0] for line in listed.splitlines() if line.strip()}
+    assert names <= SYSTEM | {"libforerun"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((0, 1), "max_new_tokens"), ((5, 260), "260"), ((5, *[1] * 200), "200")],
+)
+def test_a_wrong_request_is_refused(
+    program: Path, bundle: TableBundle, arguments: tuple[int, ...], message: str
+) -> None:
+    done = run(program, bundle.path, ONNXRUNTIME, *arguments)
     assert (done.returncode, done.stdout) == (1, b"")
-    assert b"file error" in done.stderr
-    assert str(tmp_path).encode() in done.stderr
-    done = run(embed, bundle.path, "/nonexistent.so", 60, 97)
-    assert (done.returncode, done.stdout) == (1, b"")
-    assert b"backend error: ONNX Runtime cannot be loaded" in done.stderr
-    assert run(embed).returncode == 2
+    assert done.stderr.decode().startswith("embed: invalid argument: ")
+    assert message in done.stderr.decode()
 
 
-def test_the_library_stands_alone(embed: Path) -> None:
-    """Neither the program nor the library needs anything but the C library until a bundle is opened."""
-    listed = subprocess.run(["ldd", embed], capture_output=True, check=True, text=True).stdout
-    names = {line.split()[0].split("/")[-1].split(".so")[0] for line in listed.splitlines() if line.strip()}
-    assert names <= {
-        "linux-vdso",
-        "libforerun",
-        "libc",
-        "libm",
-        "libdl",
-        "libpthread",
-        "ld-linux-x86-64",
-        "ld-linux-aarch64",
-    }
+def test_a_wrong_folder_library_or_command_line_is_refused(program: Path, bundle: TableBundle, tmp_path: Path) -> None:
+    for arguments, status, words in (
+        ((tmp_path, ONNXRUNTIME, 5, 1), "file error", str(tmp_path)),
+        ((bundle.path, "/nonexistent.so", 5, 1), "backend error", "/nonexistent.so"),
+    ):
+        done = run(program, *arguments)
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert done.stderr.decode().startswith(f"embed: {status}: ")
+        assert words in done.stderr.decode()
+    assert run(program).returncode == 2
+
+
+def test_a_damaged_bundle_is_refused_by_name(program: Path, tmp_path: Path) -> None:
+    damaged = make_table_bundle(tmp_path / "table").path
+    with (damaged / "weights.bin").open("r+b") as weights:
+        weights.seek(1000)
+        weights.write(b"\xff\xff")
+    done = run(program, damaged, ONNXRUNTIME, 5, 1)
+    assert done.returncode == 1
+    assert "weights.bin" in done.stderr.decode()
