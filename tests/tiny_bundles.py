@@ -24,7 +24,7 @@ FACTS = ModelFacts(
     draft_len=4,
     block_size=7,
     capacity=64,
-    cache_rows=69,
+    cache_rows=76,
     prefill_chunk=16,
     taps=(0, 2),
     eos_token_ids=(256,),
@@ -38,7 +38,7 @@ def interface(file: str) -> GraphInterface:
         file=file,
         inputs=(TensorInterface("tokens", "int64", (1, "T")),),
         outputs=(TensorInterface("committed", "int64", (1, 5)),),
-        states=(StateInterface("target.0.k", "target.0.k.out", "float32", (1, 2, 69, 8)),),
+        states=(StateInterface("target.0.k", "target.0.k.out", "float32", (1, 2, 76, 8)),),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -233,18 +234,21 @@ def _explain(error: Exception) -> tuple[str, int]:
 def execute(arguments: list[str]) -> int:
     """Run one command line; returns the exit code. Errors are one line on standard error, never a traceback."""
     try:
-        code = commands.main(arguments, prog_name="build-engine", standalone_mode=False)
-        return code if isinstance(code, int) else 0
+        # Not commands.main(): it would turn interrupts and closed pipes into exit codes of its own.
+        with commands.make_context("build-engine", list(arguments)) as context:
+            commands.invoke(context)
+        sys.stdout.flush()
+        return 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except KeyboardInterrupt:
         click.echo("\ninterrupted", err=True)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of the output has left: nobody to tell
-        sys.stdout = None
+    except BrokenPipeError:  # the reader of the output has left: nobody to tell, now and when Python flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         if "--debug" in arguments:

@@ -1,0 +1,241 @@
+"""The command line: output, JSON keys, exit codes, and that no traceback reaches anybody."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny_bundles
+from forerun_compiler import build as building
+from forerun_compiler import cli, errors, prove
+from forerun_compiler.bundle import read_manifest, write_bundle
+from table_bundle import TableBundle, make_table_bundle
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> TableBundle:
+    return make_table_bundle(tmp_path_factory.mktemp("bundles") / "table")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    def fill(staging: Path) -> Any:
+        tiny_bundles.write_files(staging)
+        return tiny_bundles.manifest()
+
+    write_bundle(tmp_path / "tiny", fill)
+    return tmp_path / "tiny"
+
+
+def execute(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = cli.execute([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return code, captured.out, captured.err
+
+
+def test_importing_the_command_line_imports_click_only() -> None:
+    heavy = "torch transformers onnx onnx_ir onnxruntime numpy rich pydantic ruamel tokenizers huggingface_hub forerun"
+    code = f"import sys, forerun_compiler.cli; sys.exit(' '.join(set({heavy!r}.split()) & set(sys.modules)) or 0)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["build", "run", "inspect", "verify", "bench"])
+def test_every_command_has_help_with_an_example_and_its_keys(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    code, out, _ = execute(capsys, command, "--help")
+    assert code == 0
+    assert f"Example:  build-engine {command} " in out
+    assert "JSON:     " in out
+
+
+def test_the_help_lists_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = execute(capsys, "--help")
+    assert code == 0
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ForerunError)]
+    numbers = {kind.exit_code for kind in kinds} | {0, 2, cli.RUNTIME_EXIT_CODE, cli.INTERRUPTED}
+    listed = out[out.index("Exit codes:") :].split()
+    assert numbers <= {int(word) for word in listed if word.isdecimal()}
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["build"], ["run", "x", "--seed", "-1"], ["bench", "x", "--oops"]])
+def test_wrong_use_is_2(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    code, out, err = execute(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert "Error: " in err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(capsys, "--version")[:2] == (0, "build-engine, version 0.1.0\n")
+
+
+def test_run_streams_the_text_and_keeps_statistics_apart(
+    capsys: pytest.CaptureFixture[str], table: TableBundle
+) -> None:
+    code, out, err = execute(capsys, "run", table.path, "-p", "abc", "-n", 14, "--threads", 1)
+    assert (code, out) == (0, "abcé-d漢(e)🙂\n")
+    assert err.startswith("14 tokens in ")
+    assert "acceptance length " in err
+
+
+def test_run_as_json(capsys: pytest.CaptureFixture[str], table: TableBundle) -> None:
+    code, out, err = execute(capsys, "run", table.path, "-p", "abc", "-n", 9, "--stop", "(", "--json")
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert list(found) == ["text", "tokens", "finish_reason", "statistics"]
+    assert (found["text"], found["finish_reason"]) == ("é-d漢", "stop")
+    assert found["statistics"]["acceptance_length"] > 1
+
+
+def test_run_reads_the_prompt_from_standard_input(
+    capsys: pytest.CaptureFixture[str], table: TableBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("ab"))
+    assert execute(capsys, "run", table.path, "-p", "-", "-n", 3)[1] == "abcé\n"
+
+
+def test_run_compares(capsys: pytest.CaptureFixture[str], table: TableBundle) -> None:
+    code, out, err = execute(capsys, "run", table.path, "-p", "abc", "-n", 14, "--compare")
+    assert (code, out) == (0, "abcé-d漢(e)🙂\n")
+    for part in ("acceptance length", "plain", "speculative", "ratio", "output             equal"):
+        assert part in err
+    found = json.loads(execute(capsys, "run", table.path, "-p", "abc", "-n", 14, "--compare", "--json")[1])
+    assert list(found) == ["text", "tokens", "finish_reason", "statistics", "plain", "equal", "speedup"]
+    assert found["equal"] is True
+    assert found["plain"]["tokens"] == found["tokens"]
+    assert found["speedup"] > 0
+
+
+def test_compare_is_of_speculative_decoding(capsys: pytest.CaptureFixture[str], table: TableBundle) -> None:
+    code, _, err = execute(capsys, "run", table.path, "-p", "x", "--compare", "--decoding", "plain")
+    assert code == 2
+    assert "--compare compares speculative with plain decoding; leave out plain" in err
+
+
+def test_run_as_chat(capsys: pytest.CaptureFixture[str], table: TableBundle) -> None:
+    code, out, _ = execute(capsys, "run", table.path, "--chat", "-p", "abc", "-n", 3)
+    assert code == 0
+    assert not out.startswith("abc")
+
+
+def test_run_refusals(capsys: pytest.CaptureFixture[str], table: TableBundle, tmp_path: Path) -> None:
+    code, _, err = execute(capsys, "run", table.path, "-p", "a" * 300, "-n", 3)
+    assert code == cli.RUNTIME_EXIT_CODE
+    assert err.startswith("error: ")
+    assert len(err.strip().splitlines()) == 1
+    damaged = make_table_bundle(tmp_path / "damaged").path
+    (damaged / "weights.bin").write_bytes(b"x")
+    code, _, err = execute(capsys, "run", damaged, "-p", "a")
+    assert code == errors.BundleError.exit_code
+    assert "weights.bin" in err
+
+
+def test_inspect(capsys: pytest.CaptureFixture[str], tiny: Path) -> None:
+    code, out, err = execute(capsys, "inspect", tiny)
+    assert (code, err) == (0, "")
+    for part in ("Qwen3ForCausalLM from ../target", "weights.bin", "none yet: run verify", "name: tiny"):
+        assert part in out
+    found = json.loads(execute(capsys, "inspect", tiny, "--json")[1])
+    stored = json.loads((tiny / "manifest.json").read_text())
+    stored.pop("seal")
+    assert found == stored
+    assert execute(capsys, "inspect", tiny, "--check")[0] == 0
+
+
+def test_inspect_refuses(capsys: pytest.CaptureFixture[str], tiny: Path, tmp_path: Path) -> None:
+    (tiny / "weights.bin").write_bytes(b"x")
+    assert execute(capsys, "inspect", tiny)[0] == 0
+    code, out, err = execute(capsys, "inspect", tiny, "--check")
+    assert (code, out) == (8, "")
+    assert err.startswith(f"error: {tiny / 'weights.bin'}: expected 10240 bytes, found 1")
+    assert execute(capsys, "inspect", tmp_path / "gone")[0] == 8
+
+
+def test_verify_exit_code_and_json(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_table_bundle(tmp_path / "table")
+    monkeypatch.setattr(prove, "_open_reference", lambda manifest, folder: None)
+    code, out, err = execute(capsys, "verify", bundle.path, "--tokens", 8, "--json")
+    found = json.loads(out)
+    assert code == errors.ProofError.exit_code
+    assert err.splitlines() == ["check files ...", "greedy identity ..."]
+    assert (found["lossless"], found["guarantee"], found["greedy_prompts"]) == (False, "bit-identical", 1)
+    assert found["chi_square_p"] is None
+    proof = read_manifest(bundle.path).proof
+    assert proof is not None
+    assert len(proof.not_run) == 2
+    code, out, _ = execute(capsys, "inspect", bundle.path)
+    assert "not proven" in out
+    assert "not run: chi-square test: the source checkpoint table is not there" in out
+
+
+def test_bench_json(capsys: pytest.CaptureFixture[str], table: TableBundle) -> None:
+    code, out, _ = execute(capsys, "bench", table.path, "--tokens", 20, "--threads", 1, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert list(found) == [
+        *("plain", "speculative", "verify_cost_us", "speedup", "machine", "prompts", "tokens", "temperature", "seed")
+    ]
+    assert list(found["plain"]) == ["tokens_per_s", "round_us"]
+    assert list(found["speculative"]) == [
+        *("tokens_per_s", "acceptance_length", "acceptance_per_position", "round_us", "session_us", "loop_us")
+    ]
+    assert list(found["verify_cost_us"]) == ["1", "2", "4", "5"]
+    text = execute(capsys, "bench", table.path, "--tokens", 20, "--threads", 1)[1]
+    for part in ("acceptance length", "speedup", "round by rows"):
+        assert part in text
+
+
+def test_build_errors_are_one_line_with_the_code_of_their_class(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "bad.yaml").write_text("name: x\ntargt: {}\n")
+    code, out, err = execute(capsys, "build", tmp_path / "bad.yaml", "-o", tmp_path / "out")
+    assert (code, out) == (3, "")
+    assert err.startswith(f"error: {tmp_path / 'bad.yaml'}:2: targt: unknown key; did you mean 'target'?")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_an_unexpected_error_shows_the_way_to_its_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, debug: bool
+) -> None:
+    def explode(recipe: Path, output: Path) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("forerun_compiler.recipe.load_recipe", lambda path: None)
+    monkeypatch.setattr(building, "plan_build", explode)
+    arguments = ["build", "r.yaml", "-o", str(tmp_path / "out")]
+    if debug:
+        with pytest.raises(ZeroDivisionError):
+            cli.execute(["--debug", *arguments])
+        return
+    code, _, err = execute(capsys, *arguments)
+    assert (code, err) == (
+        1,
+        "error: unexpected ZeroDivisionError: a bug; for the traceback: build-engine --debug ...\n",
+    )
+
+
+def test_an_interrupt_is_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
+    def interrupt(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("forerun_compiler.bundle.read_manifest", interrupt)
+    code, _, err = execute(capsys, "inspect", tiny)
+    assert (code, err) == (130, "\ninterrupted\n")
+
+
+def test_output_into_a_closed_pipe_is_no_error(table: TableBundle) -> None:
+    code = f"from forerun_compiler.cli import main; import sys; sys.argv[1:] = ['inspect', {str(table.path)!r}]; main()"
+    command = f"{sys.executable} -c {json.dumps(code)} | true; exit ${{PIPESTATUS[0]}}"
+    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")

@@ -1,0 +1,106 @@
+"""What people read, checked line by line where a number could be wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import tiny_bundles
+from forerun_compiler.bundle import CostRow, FileEntry, Proof
+from forerun_compiler.machine import Machine
+from forerun_compiler.measure import Bench, PlainFigures, SpeculativeFigures
+from forerun_compiler.report import bench_text, built_text, inspect_text, needs_text, proof_text
+from forerun_compiler.resources import GIB, Needs
+
+PROOF = Proof(
+    lossless=True,
+    guarantee="bit-identical",
+    greedy_prompts=64,
+    greedy_tokens=4096,
+    prompts_identical=64,
+    plain_prompts=64,
+    plain_identical=63,
+    plain_ties=1,
+    hf_prompts=64,
+    hf_identical=64,
+    hf_ties=0,
+    tie_tolerance=1e-4,
+    chi_square_p=0.5,
+    chi_square_tests=12,
+    chi_square_samples=1600,
+    failures=(),
+    not_run=(),
+)
+
+
+def test_proof() -> None:
+    assert proof_text(PROOF).splitlines() == [
+        "  lossless              yes",
+        "  guarantee             bit-identical",
+        "  speculation on = off  64 of 64 prompts, bit for bit",
+        "  tokens compared       4096",
+        "  plain decoding        63 of 64 prompts equal, 1 parted at a tie",
+        "  Hugging Face          64 of 64 prompts equal",
+        "  sampling              p = 0.5 (1600 samples, 12 tests)",
+    ]
+
+
+def test_a_failed_proof_says_so() -> None:
+    text = proof_text(replace(PROOF, lossless=False, failures=("prompt 3 parts",)))
+    assert text.startswith("  lossless              NO\n")
+    assert text.endswith("\n  failed: prompt 3 parts")
+
+
+def test_an_unfinished_proof_claims_nothing() -> None:
+    text = proof_text(replace(PROOF, lossless=False, hf_prompts=0, chi_square_p=None, not_run=("no source",)))
+    assert "  lossless              not proven\n" in text
+    assert "  Hugging Face          not compared\n" in text
+    assert text.endswith("  sampling              not tested\n  not run: no source")
+
+
+def test_inspect_shows_proof_and_cost() -> None:
+    manifest = replace(
+        tiny_bundles.manifest(),
+        proof=PROOF,
+        cost=(CostRow("cpu", 10.0, {"1": 20.0, "8": 1234.5}),),
+        files={"weights.bin": FileEntry(1234567, "ab" * 32)},
+    )
+    text = inspect_text(manifest, Path("artifacts/tiny"))
+    assert "  weights.bin      1,234,567 bytes  abababababababab" in text
+    assert "    plain 10 us; round by verified rows, us: 1: 20, 8: 1,234" in text
+    assert "  lossless              yes\n" in text
+    assert text.splitlines()[-2:] == ["  name: tiny", '  # "quotes", \\ and é']
+
+
+def test_bench() -> None:
+    bench = Bench(
+        plain=PlainFigures(100.0, 10_000.0),
+        speculative=SpeculativeFigures(250.0, 3.5, (0.8, 0.5), 14_000.0, 13_990.0, 9.96),
+        verify_cost_us={"1": 11_000.0, "2": 12_000.0},
+        speedup=2.5,
+        machine=Machine("cpu", 2, 2, "onnxruntime 1.31.1"),
+        prompts=16,
+        tokens=2032,
+        temperature=0.0,
+        seed=0,
+    )
+    assert bench_text(bench).splitlines() == [
+        "  machine               cpu | 2 cores | 2 threads | onnxruntime 1.31.1",
+        "  measured              16 prompts, 2032 tokens, greedy",
+        "  plain                 100.0 tokens/s",
+        "  speculative           250.0 tokens/s",
+        "  speedup               2.50 x",
+        "  acceptance length     3.50 tokens a round",
+        "  accepted by position  0.80 0.50",
+        "  round                 14,000 us: library 13,990, loop 10.0",
+        "  round by rows, us     1: 11,000, 2: 12,000",
+    ]
+
+
+def test_needs_and_result() -> None:
+    needs = Needs(parameters=4_000_000_000, ram=36 * GIB, disk=16 * GIB, seconds=250.0)
+    said = "4,000.0 M parameters; needs about 36.0 GiB of memory, 16.0 GiB of disk and 4 minutes"
+    assert needs_text(needs) == said
+    assert needs_text(replace(needs, seconds=1.0)).endswith("and 1 minute")
+    built = built_text(replace(tiny_bundles.manifest(), files={"a": FileEntry(GIB, "")}), Path("out"))
+    assert built == "built out: tiny, 1.0 GiB; next: build-engine verify out"
