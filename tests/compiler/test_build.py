@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, decoders, models
 import tiny_bundles
 from forerun_compiler import resources
 from forerun_compiler.build import Toolchain, build, plan_build
-from forerun_compiler.checkpoint_files import find_source
 from forerun_compiler.bundle import GraphInterface, ModelFacts, check_bundle
+from forerun_compiler.checkpoint_files import find_source
 from forerun_compiler.errors import BundleError, CheckpointError, PassError, RecipeError, ResourceError
 from forerun_compiler.prompts import BUILT_IN, read_prompts
 from forerun_compiler.recipe import Recipe, load_recipe

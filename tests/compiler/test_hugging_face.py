@@ -18,7 +18,9 @@ PROMPT = tuple(range(60, 76))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tiny_models.save_target(tmp_path_factory.mktemp("models") / "target", num_hidden_layers=2, tie_word_embeddings=False)
+    made = tiny_models.save_target(
+        tmp_path_factory.mktemp("models") / "target", num_hidden_layers=2, tie_word_embeddings=False
+    )
     defaults = {"do_sample": True, "temperature": 0.6, "repetition_penalty": 1.5, "max_length": 3, "eos_token_id": 5}
     (made / "generation_config.json").write_text(json.dumps(defaults))
     return made

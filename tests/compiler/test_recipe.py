@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from forerun_compiler.errors import RecipeError
 from forerun_compiler.manifest import EngineTarget, Precision
 from forerun_compiler.recipe import load_recipe
@@ -156,3 +157,23 @@ def test_a_file_with_a_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> 
     path = write(tmp_path, GOOD)
     path.write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
     assert load_recipe(path).capacity == 256
+
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("size", ["4b", "8b"])
+def test_the_shipped_recipes_of_real_pairs(size: str) -> None:
+    recipe = load_recipe(ROOT / "recipes" / f"qwen3-{size}-dspark.yaml")
+    assert (recipe.target.model, recipe.target.is_folder) == (f"Qwen/Qwen3-{size.upper()}", False)
+    assert recipe.drafter.model == f"deepseek-ai/dspark_qwen3_{size}_block7"
+    assert (recipe.drafter.family, recipe.draft_len) == ("dspark", 7)
+
+
+def test_the_documented_keys_are_those_that_exist(tmp_path: Path) -> None:
+    """Every key of the table in recipes/README.md is accepted, and every accepted key is in the table."""
+    rows = [line.split("`")[1] for line in (ROOT / "recipes" / "README.md").read_text().splitlines() if "| `" in line]
+    documented = {row.split(".")[0].removesuffix("[]") for row in rows[3 : rows.index("prompts") + 1]}
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, GOOD + "x: 1\n"))
+    assert documented == set(str(caught.value).split("known here: ")[1].split(", "))
