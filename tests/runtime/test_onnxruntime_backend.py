@@ -196,3 +196,15 @@ def test_every_length_of_prompt_is_prefilled(fresh: TableBundle, length: int) ->
         for decoding in ("speculative", "plain", "padded"):
             count = min(20, fresh.capacity - len(prompt))
             assert generate(core, prompt, decoding, count) == fresh.greedy_tokens(prompt, count)
+
+
+def test_a_drafter_without_confidences_is_certain(fresh: TableBundle) -> None:
+    def change(manifest: Any) -> None:
+        outputs = manifest["graphs"]["round"]["outputs"]
+        manifest["graphs"]["round"]["outputs"] = [entry for entry in outputs if entry["name"] != "draft_confidence"]
+
+    edit_manifest(fresh.path, change)
+    core = open_core(fresh.path)
+    assert generate(core, [97, 98]) == fresh.greedy_tokens([97, 98], 30)
+    core.start(np.array([97], np.int64), max_new_tokens=9, temperature=0.0, seed=0, decoding="speculative", draft_len=0)
+    assert core.step().draft_confidence == (1.0,) * fresh.draft_len
