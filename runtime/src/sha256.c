@@ -28,20 +28,21 @@ static void expand(const unsigned char *block, uint32_t w[64]) {
 
 void fr_sha256_portable(uint32_t state[8], const unsigned char *blocks, size_t n_blocks) {
     for (; n_blocks > 0; n_blocks--, blocks += 64) {
-        uint32_t w[64], v[8]; /* v = a b c d e f g h */
+        uint32_t w[64];
         expand(blocks, w);
-        memcpy(v, state, sizeof v);
+        uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
+        uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
         for (int i = 0; i < 64; i++) {
-            uint32_t s1 = rotate(v[4], 6) ^ rotate(v[4], 11) ^ rotate(v[4], 25);
-            uint32_t t1 = v[7] + s1 + ((v[4] & v[5]) ^ (~v[4] & v[6])) + fr_sha256_constants[i] + w[i];
-            uint32_t s0 = rotate(v[0], 2) ^ rotate(v[0], 13) ^ rotate(v[0], 22);
-            uint32_t t2 = s0 + ((v[0] & v[1]) ^ (v[0] & v[2]) ^ (v[1] & v[2]));
-            memmove(v + 1, v, 7 * sizeof v[0]);
-            v[4] += t1;
-            v[0] = t1 + t2;
+            uint32_t s1 = rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25);
+            uint32_t s0 = rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22);
+            uint32_t t1 = h + s1 + ((e & f) ^ (~e & g)) + fr_sha256_constants[i] + w[i];
+            uint32_t t2 = s0 + ((a & b) ^ (a & c) ^ (b & c));
+            h = g, g = f, f = e, e = d + t1;
+            d = c, c = b, b = a, a = t1 + t2;
         }
+        const uint32_t added[8] = {a, b, c, d, e, f, g, h};
         for (int i = 0; i < 8; i++)
-            state[i] += v[i];
+            state[i] += added[i];
     }
 }
 
