@@ -70,7 +70,7 @@ def add_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     Returns the value; dtype and shape are the array's.
     """
     name = fresh_name(graph, name)
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    tensor = ir.tensor(np.asarray(array, order="C"), name=name)
     value = ir.val(name, tensor.dtype, array.shape, const_value=tensor)
     graph.register_initializer(value)
     return value

@@ -57,6 +57,7 @@ def test_initializers_get_fresh_names() -> None:
 
 def test_constants() -> None:
     g = small_model().graph
+    assert graph.add_initializer(g, "zero", np.array(0, np.int64)).const_value.shape.numpy() == ()
     scalar = graph.add_initializer(g, "s", np.array([3], np.int64))
     assert graph.constant_scalar(scalar) == 3
     assert graph.constant_scalar(g.initializers["w"]) is None
