@@ -4,36 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from forerun_compiler import __version__
-from forerun_compiler.errors import ForerunError
+from forerun_compiler.exit_codes import INTERRUPTED, TABLE, explain
 
 if TYPE_CHECKING:
     from forerun_compiler.generate import Request
     from forerun_compiler.progress import StageProgress
 
-EXIT_CODES = """\b
-Exit codes:
-  0  done                            7  the execution library failed
-  1  unexpected error (--debug)      8  bundle damaged or not writable
-  2  wrong use of the command line   9  memory or disk does not suffice
-  3  recipe                         10  verify: the bundle is not lossless
-  4  checkpoint                     11  run, verify, bench: the runtime refused
-  5  model cannot be traced        130  interrupted
-  6  graph pass
-"""
-RUNTIME_EXIT_CODE, INTERRUPTED = 11, 130
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on one stdout line.")
 THREADS = click.option("--threads", type=click.IntRange(1), help="Threads a round may use. [default: all cores]")
 
 
-@click.group(context_settings=SETTINGS, epilog=EXIT_CODES)
+@click.group(context_settings=SETTINGS, epilog=TABLE)
 @click.version_option(__version__, prog_name="build-engine")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def commands(debug: bool) -> None:
@@ -186,13 +176,17 @@ def bench(bundle: Path, save: bool, as_json: bool, **settings: Any) -> None:
     _print(result, report.bench_text(result), as_json)
 
 
-def _writer(request: Request, as_json: bool) -> Any:
-    """Streams text to standard output; the prompt stands before it, so that it reads as one text."""
-    if as_json:
-        return lambda text: None
-    if not request.chat:
-        click.echo(request.prompt, nl=False)
-    return lambda text: click.echo(text, nl=False)
+def _writer(request: Request, as_json: bool) -> Callable[[str], None]:
+    """Streams text to standard output, after the prompt, so that both read as one text."""
+    before = "" if request.chat else request.prompt
+
+    def write(text: str) -> None:
+        nonlocal before
+        if not as_json:
+            click.echo(before + text, nl=False)
+        before = ""
+
+    return write
 
 
 def _progress() -> StageProgress:
@@ -218,19 +212,6 @@ def _fields(value: Any) -> dict[str, Any]:
     return asdict(value)
 
 
-def _explain(error: Exception) -> tuple[str, int]:
-    """The line and the exit code of an error."""
-    if isinstance(error, ForerunError):
-        return str(error), error.exit_code
-    runtime = sys.modules.get("forerun.errors")
-    if runtime is not None and isinstance(error, runtime.ForerunError):
-        from forerun_compiler.errors import BundleError
-
-        damaged = error.status.replace("_", " ") in ("bundle error", "file error")
-        return str(error), BundleError.exit_code if damaged else RUNTIME_EXIT_CODE
-    return f"unexpected {type(error).__name__}: {error}; for the traceback: build-engine --debug ...", 1
-
-
 def execute(arguments: list[str]) -> int:
     """Run one command line; returns the exit code. Errors are one line on standard error, never a traceback."""
     try:
@@ -253,7 +234,7 @@ def execute(arguments: list[str]) -> int:
     except Exception as error:
         if "--debug" in arguments:
             raise
-        line, code = _explain(error)
+        line, code = explain(error)
         click.echo(f"error: {line}", err=True)
         return code
 
