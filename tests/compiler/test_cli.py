@@ -12,7 +12,7 @@ import pytest
 
 import tiny_bundles
 from forerun_compiler import build as building
-from forerun_compiler import cli, errors, prove
+from forerun_compiler import cli, errors, exit_codes, prove
 from forerun_compiler.bundle import read_manifest, write_bundle
 from table_bundle import TableBundle, make_table_bundle
 
@@ -58,7 +58,7 @@ def test_the_help_lists_every_exit_code(capsys: pytest.CaptureFixture[str]) -> N
     code, out, _ = execute(capsys, "--help")
     assert code == 0
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ForerunError)]
-    numbers = {kind.exit_code for kind in kinds} | {0, 2, cli.RUNTIME_EXIT_CODE, cli.INTERRUPTED}
+    numbers = {kind.exit_code for kind in kinds} | {0, 2, exit_codes.RUNTIME_ERROR, exit_codes.INTERRUPTED}
     listed = out[out.index("Exit codes:") :].split()
     assert numbers <= {int(word) for word in listed if word.isdecimal()}
 
@@ -127,7 +127,7 @@ def test_run_as_chat(capsys: pytest.CaptureFixture[str], table: TableBundle) -> 
 
 def test_run_refusals(capsys: pytest.CaptureFixture[str], table: TableBundle, tmp_path: Path) -> None:
     code, _, err = execute(capsys, "run", table.path, "-p", "a" * 300, "-n", 3)
-    assert code == cli.RUNTIME_EXIT_CODE
+    assert code == exit_codes.RUNTIME_ERROR
     assert err.startswith("error: ")
     assert len(err.strip().splitlines()) == 1
     damaged = make_table_bundle(tmp_path / "damaged").path

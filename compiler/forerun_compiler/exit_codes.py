@@ -1,0 +1,30 @@
+"""What the command line ends with: a number, and for errors a line that says why."""
+
+from __future__ import annotations
+
+import sys
+
+from forerun_compiler.errors import BundleError, ForerunError
+
+RUNTIME_ERROR, INTERRUPTED = 11, 130
+TABLE = """\b
+Exit codes:
+  0  done                            7  the execution library failed
+  1  unexpected error (--debug)      8  bundle damaged or not writable
+  2  wrong use of the command line   9  memory or disk does not suffice
+  3  recipe                         10  verify: the bundle is not lossless
+  4  checkpoint                     11  run, verify, bench: the runtime refused
+  5  model cannot be traced        130  interrupted
+  6  graph pass
+"""
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """The line and the exit code of an error, of the toolchain, of the runtime, or of nobody's intention."""
+    if isinstance(error, ForerunError):
+        return str(error), error.exit_code
+    runtime = sys.modules.get("forerun.errors")  # not imported here: a command that needs no runtime must not load it
+    if runtime is not None and isinstance(error, runtime.ForerunError):
+        damaged = error.status.replace("_", " ") in ("bundle error", "file error")
+        return str(error), BundleError.exit_code if damaged else RUNTIME_ERROR
+    return f"unexpected {type(error).__name__}: {error}; for the traceback: build-engine --debug ...", 1
