@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -281,3 +281,11 @@ def test_a_running_build_is_not_taken_for_a_leftover(tmp_path: Path) -> None:
     write_bundle(tmp_path / "bundle", fill)
     assert check_bundle(tmp_path / "bundle").files["round.onnx"].size == 506
     assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_every_field_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "artifacts" / "README.md").read_text()
+    kinds = (Manifest, bundle.FileEntry, bundle.ModelFacts, bundle.GraphInterface, bundle.StateInterface)
+    kinds += (bundle.Precision, bundle.EngineTarget, bundle.Source, CostRow, bundle.Proof)
+    names = {field.name for kind in kinds for field in fields(kind)}
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
