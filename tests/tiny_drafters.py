@@ -109,3 +109,28 @@ def save_dspark(
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
     save_file(tensors, folder / "model.safetensors")
     return folder
+
+
+def make_agree(folder: Path, target_folder: Path, *, noise: float = 0.15, seed: int = 0) -> Path:
+    """Turn a saved drafter into one that often drafts what its target would say; returns `folder`.
+
+    With small layers a target is nearly a table of bigrams, logits = LM head of the normed embedding of the last
+    token. The Markov head can hold that table: its rank must be the target's hidden size. `noise` on top of it decides
+    how often the two disagree.
+    """
+    weights: dict[str, torch.Tensor] = {}
+    for file in sorted(target_folder.glob("*.safetensors")):
+        weights |= load_file(file)
+    tensors = load_file(folder / "model.safetensors")
+    embedding = weights["model.embed_tokens.weight"].float()
+    if tensors["markov_head.markov_w1.weight"].shape != embedding.shape:
+        raise ValueError("make_agree: the drafter's markov_rank must be the target's hidden size")
+    normed = embedding * embedding.square().mean(-1, keepdim=True).add(1e-6).rsqrt()
+    generator = torch.Generator().manual_seed(seed)
+    wrong = noise * torch.randn(embedding.shape, generator=generator)
+    tensors["markov_head.markov_w1.weight"] = normed * weights["model.norm.weight"].float() + wrong
+    tensors["markov_head.markov_w2.weight"] = weights.get("lm_head.weight", embedding).float().clone()
+    # The block's own logits only disturb, a little.
+    tensors["norm.weight"] = tensors["norm.weight"] * 0.05
+    save_file(tensors, folder / "model.safetensors")
+    return folder

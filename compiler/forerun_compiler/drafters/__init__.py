@@ -39,7 +39,7 @@ class DrafterParts:
     | part | inputs | outputs |
     |---|---|---|
     | context | taps [1,T,A*E_target], position [1], drafter.{j}.k/.v | drafter.{j}.k.out/.v.out |
-    | block | anchor [1], position [1] (the anchor's row), drafter.{j}.k/.v | hidden [1,K,E], logits [1,K,V], states out |
+    | block | anchor [1], position [1] (of the anchor), drafter.{j}.k/.v | hidden [1,K,E], logits [1,K,V], states out |
     | greedy | logits, hidden, anchor | draft_tokens [1,K] |
     | sampled | logits, hidden, anchor, temperature [1], uniform [1,K] | draft_tokens [1,K], draft_probs [1,K,V] |
     | confidence | hidden, anchor, draft_tokens | draft_confidence [1,K]; None for a drafter without such a head |
@@ -109,7 +109,7 @@ def load_drafter(source: Path, family: str, target: TargetSide) -> Drafter:
     Raises:
         CheckpointError: unknown family or layout, unsupported feature, damaged file, or a drafter of another target.
     """
-    from forerun_compiler.drafters.dspark_checkpoint import read_config
+    from forerun_compiler.drafters.files import read_config
 
     if family == "auto":
         config = read_config(source)

@@ -11,12 +11,12 @@ All three store the same tensor names. `markov_rank: 0` in the DeepSpec layout i
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from forerun_compiler.drafters.files import read_config, read_tensors
 from forerun_compiler.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -110,26 +110,7 @@ def read_checkpoint(folder: Path) -> DSparkCheckpoint:
         CheckpointError: not a DSpark layout, a feature that is not supported, or a file that is missing or damaged.
     """
     config = parse_config(read_config(folder), str(folder))
-    return DSparkCheckpoint(str(folder), config, dict(_read_tensors(folder)))
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return the folder's `config.json` as parsed JSON.
-
-    Raises:
-        CheckpointError: it is missing or is not a JSON object.
-    """
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: expected the drafter's configuration, a JSON object, found none that can be read ({error}); "
-            "give the folder of a complete checkpoint"
-        ) from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(config).__name__}")
-    return config
+    return DSparkCheckpoint(str(folder), config, dict(read_tensors(folder)))
 
 
 def parse_config(raw: Mapping[str, Any], source: str) -> DSparkConfig:
@@ -215,7 +196,8 @@ def _taps(flat: Mapping[str, Any], source: str) -> tuple[int, ...]:
     ids = flat.get("target_layer_ids")
     if not isinstance(ids, list) or not ids or not all(isinstance(i, int) and i >= -1 for i in ids):
         raise CheckpointError(
-            f"{source}: config.json: target_layer_ids must be a list of layer numbers (-1 is the embedding); found {ids!r}"
+            f"{source}: config.json: target_layer_ids must be a list of layer numbers (-1 is the embedding); "
+            f"found {ids!r}"
         )
     if sorted(set(ids)) != ids:
         raise CheckpointError(f"{source}: config.json: target_layer_ids must be strictly increasing; found {ids}")
@@ -250,20 +232,3 @@ def _refuse_unsupported(flat: Mapping[str, Any], source: str, head: str) -> None
     }
     if found := [text for text, wrong in checks.items() if wrong]:
         raise CheckpointError(f"{source}: config.json: not supported for DSpark drafters: {'; '.join(found)}")
-
-
-def _read_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield all tensors of all safetensors files, as float32."""
-    import torch
-    from safetensors import SafetensorError, safe_open
-
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{folder}: expected at least one .safetensors file, found none; pickles are not read")
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as handle:
-                for name in handle.keys():  # noqa: SIM118 - not a mapping
-                    yield name, handle.get_tensor(name).to(torch.float32)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file}: not a readable safetensors file: {error}; download it again") from None

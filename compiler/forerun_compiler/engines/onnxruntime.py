@@ -13,8 +13,8 @@ from typing import BinaryIO
 import onnx_ir as ir
 
 from forerun_compiler.bundle import GraphInterface, StateInterface, TensorInterface
-from forerun_compiler.manifest import DType
 from forerun_compiler.errors import EngineError
+from forerun_compiler.manifest import DType
 from forerun_compiler.pipeline import CompiledGraphs
 
 WEIGHTS = "weights.bin"
@@ -70,7 +70,7 @@ def _with_external_weights(model: ir.Model, weights: _Weights) -> ir.Model:
             weights.place(tensor),
             tensor.nbytes,
             tensor.dtype,
-            shape=ir.Shape(tensor.shape),
+            shape=ir.Shape(tuple(int(size) for size in tensor.numpy().shape)),
             name=str(value.name),
         )
     return copy
@@ -94,6 +94,7 @@ def _type(value: ir.Value) -> tuple[DType, tuple[int | str, ...]]:
     names: dict[ir.DataType | None, DType] = {ir.DataType.FLOAT: "float32", ir.DataType.INT64: "int64"}
     if value.dtype not in names or value.shape is None:
         raise EngineError(
-            f"{value.name}: graph inputs and outputs must be float32 or int64 of known rank; found {value.dtype} {value.shape}"
+            f"{value.name}: graph inputs and outputs must be float32 or int64 of known rank; "
+            f"found {value.dtype} {value.shape}"
         )
     return names[value.dtype], tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)

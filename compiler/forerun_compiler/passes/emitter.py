@@ -9,7 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from forerun_compiler.errors import PassError
 from forerun_compiler.graph import Attribute, add_initializer
+
+
+def operands(node: ir.Node, count: int) -> list[ir.Value]:
+    """Return the first `count` inputs of a node; PassError when one of them is absent."""
+    found = [value for value in node.inputs[:count] if value is not None]
+    if len(found) != count:
+        raise PassError(f"node {node.name!r} ({node.op_type}): expected {count} inputs, found {len(found)}")
+    return found
 
 
 class Emitter:

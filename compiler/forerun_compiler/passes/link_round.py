@@ -70,7 +70,7 @@ def link_round(parts: Parts) -> ir.Model:
     drafts, verdict = _accept(emit, given, target["logits"], k)
     draft = _draft(emit, parts, given, target["taps"], verdict, [str(v.name) for v in drafter_states])
     results = {"n_accepted": verdict.n_accepted, "committed": _committed(emit, drafts, verdict, k)}
-    return _finish(graph, results | draft, target, states)
+    return _finish(graph, results | draft, target, states, k)
 
 
 def link_plain(target: ir.Model) -> ir.Model:
@@ -93,7 +93,7 @@ def link_plain(target: ir.Model) -> ir.Model:
     logits = emit("Squeeze", target_out["logits"], emit.constant([0]))
     uniform = emit("Squeeze", given["uniform"], emit.constant([0]))
     own = emit_own_token(emit, logits, given["temperature"], uniform)
-    return _finish(graph, {"committed": emit("Unsqueeze", own, emit.constant([0]))}, target_out, states)
+    return _finish(graph, {"committed": emit("Unsqueeze", own, emit.constant([0]))}, target_out, states, 0)
 
 
 def _new_graph(name: str, inputs: Sequence[ir.Value], states: Sequence[ir.Value]) -> tuple[ir.Graph, Values]:
@@ -108,7 +108,7 @@ def _inline_target(emit: Emitter, target: ir.Model, given: Mapping[str, ir.Value
 
 
 def _logit_rows(emit: Emitter, given: Mapping[str, ir.Value], k: int) -> ir.Value:
-    """Append the rows whose logits verify draft 0, 1, ...: n_known-1, n_known, ... clamped into the run; [min(T, K+1)]."""
+    """Append the rows whose logits verify draft 0, 1, ...: n_known-1, n_known, ..., T-1 at most; [min(T, K+1)]."""
     width = emit("Shape", given["tokens"], start=1, end=2)
     count = emit("Squeeze", emit("Min", width, emit.constant([k + 1])))
     index = emit("Range", emit.constant(0), count, emit.constant(1))
@@ -178,11 +178,10 @@ def _needed(part: ir.Model, known: Mapping[str, ir.Value]) -> Values:
     return {str(value.name): known[str(value.name)] for value in part.graph.inputs}
 
 
-def _finish(graph: ir.Graph, results: Values, target: Values, states: Sequence[ir.Value]) -> ir.Model:
+def _finish(graph: ir.Graph, results: Values, target: Values, states: Sequence[ir.Value], k: int) -> ir.Model:
     """Name, type and order the outputs: the results as they come, then the states in the order of the inputs."""
     made = results | {name: value for name, value in target.items() if name.endswith(".out")}
     shapes = {"n_accepted": (INT, 1), "committed": (INT, 2), "draft_tokens": (INT, 2), "draft_confidence": (FLOAT, 2)}
-    k = next((int(v.shape[1]) for v in states if v.name == "draft_probs" and v.shape), 0)
     widths = {"committed": k + 1, "draft_tokens": k, "draft_confidence": k}
     for name in [name for name in results if name in shapes]:
         dtype, rank = shapes[name]
@@ -190,14 +189,14 @@ def _finish(graph: ir.Graph, results: Values, target: Values, states: Sequence[i
     for state in states:
         assert state.dtype is not None
         assert state.shape is not None
-        _publish(graph, made[f"{state.name}.out"], f"{state.name}.out", state.dtype, list(state.shape))
+        _publish(graph, made[f"{state.name}.out"], f"{state.name}.out", state.dtype, state.shape)
     model = ir.Model(graph, ir_version=IR_VERSION, producer_name="forerun")
     common.LiftSubgraphInitializersToMainGraphPass()(model)
     remove_unused(model)
     return model
 
 
-def _publish(graph: ir.Graph, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> None:
+def _publish(graph: ir.Graph, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[int] | ir.Shape) -> None:
     value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(shape)
     graph.outputs.append(value)
 

@@ -21,7 +21,7 @@ import onnx_ir as ir
 from forerun_compiler import dialect
 from forerun_compiler.errors import PassError
 from forerun_compiler.graph import find_nodes, producer, replace_node
-from forerun_compiler.passes.emitter import Emitter
+from forerun_compiler.passes.emitter import Emitter, operands
 from forerun_compiler.passes.row_layout import publish_rows, rotation_of, take_rows
 
 MICROSOFT = "com.microsoft"
@@ -56,7 +56,7 @@ def lower_attention(model: ir.Model) -> int:
         else:
             _lower_block(graph, node, attributes, sizes, lengths, f"attention.{number}.")
     for number, node in enumerate(find_nodes(graph, dialect.CacheWrite.OP_TYPE, dialect.DOMAIN)):
-        k, v, k_cache, v_cache, position = node.inputs
+        k, v, k_cache, v_cache, position = operands(node, 5)
         emit = Emitter(graph, f"write.{number}.", before=node)
         written = [emit("TensorScatter", cache, new, position, axis=2) for cache, new in ((k_cache, k), (v_cache, v))]
         replace_node(node, [], written)
@@ -85,7 +85,7 @@ class _Lengths:
     def merged(
         self, emit: Emitter, context_k: ir.Value, start: ir.Value, block: ir.Value, rows: int | None, block_k: ir.Value
     ) -> ir.Value:
-        """Return which of the concatenated rows of context and block go to the cache, int64 [T+S]; see `_write_both`."""
+        """Return which rows of context and block, concatenated, go to the cache: int64 [T+S]; see `_write_both`."""
         if (start, block) not in self._merged:
             context_rows, block_rows = emit("Shape", context_k, start=2, end=3), row_count(emit, block_k, rows)
             count = emit("Squeeze", emit("Add", context_rows, block_rows))
@@ -103,12 +103,11 @@ def row_count(emit: Emitter, keys: ir.Value, rows: int | None) -> ir.Value:
 
 
 def _sizes(node: ir.Node) -> _Sizes:
-    q, k = node.inputs[0], node.inputs[1]
-    shapes = [list(value.shape) if value is not None and value.shape is not None else [] for value in (q, k)]
+    shapes = [list(value.shape or ()) for value in operands(node, 2)]
     if any(len(shape) != 4 for shape in shapes):
         raise PassError(f"node {node.name!r}: expected q and k of known rank 4, found the shapes {shapes}")
     (batch, heads, rows, head_dim), kv_heads = shapes[0], shapes[1][1]
-    if batch != 1 or not all(isinstance(size, int) for size in (heads, kv_heads, head_dim)):
+    if batch != 1 or not (isinstance(heads, int) and isinstance(kv_heads, int) and isinstance(head_dim, int)):
         raise PassError(
             f"node {node.name!r}: expected q [1,H,T,D] with H, G and D known, found {shapes[0]} and k {shapes[1]}; "
             "only batch 1 is lowered for ONNX Runtime"
@@ -118,7 +117,7 @@ def _sizes(node: ir.Node) -> _Sizes:
             f"node {node.name!r}: head dim {head_dim} cannot run on ONNX Runtime's GroupQueryAttention, "
             f"which takes multiples of {HEAD_DIM_MULTIPLE}"
         )
-    return _Sizes(int(heads), int(kv_heads), int(head_dim), int(rows) if isinstance(rows, int) else None)
+    return _Sizes(heads, kv_heads, head_dim, rows if isinstance(rows, int) else None)
 
 
 def _attributes(attributes: dialect.CachedAttention, sizes: _Sizes) -> dict[str, float | int]:
@@ -142,8 +141,7 @@ def _lower_causal(
     lengths: _Lengths,
     prefix: str,
 ) -> None:
-    q, k, v, k_cache, v_cache, position = node.inputs
-    assert q is not None and k is not None and v is not None and position is not None
+    q, k, v, k_cache, v_cache, position = operands(node, 6)
     seqlens, total = lengths.of(position, k, sizes.rows, node)
     emit = Emitter(graph, prefix, before=node)
     extra: list[ir.Value | None] = []
@@ -170,8 +168,7 @@ def _lower_block(
     lengths: _Lengths,
     prefix: str,
 ) -> None:
-    q, k, v, k_cache, v_cache, position = node.inputs
-    assert q is not None and k is not None and position is not None
+    q, k, v, k_cache, v_cache, position = operands(node, 6)
     if attributes.window:
         raise PassError(
             f"node {node.name!r}: a block with a window ({attributes.window}) is not lowered for ONNX Runtime"
@@ -208,12 +205,10 @@ def _write_both(emit: Emitter, lengths: _Lengths, write: ir.Node, node: ir.Node,
     T + S rows written is context row r for r < n, block row r - n for the next S, and again context row r after them,
     where the rows that neither has repeat the context's last: no query ever sees them.
     """
-    context_k, context_v, k_cache, v_cache, start = write.inputs
-    assert context_k is not None
-    block_k, position = node.inputs[1], node.inputs[5]
-    assert start is not None and block_k is not None and position is not None
+    context_k, context_v, k_cache, v_cache, start = operands(write, 5)
+    _, block_k, block_v, _, _, position = operands(node, 6)
     rows = lengths.merged(emit, context_k, start, position, sizes.rows, block_k)
-    pairs = ((k_cache, context_k, node.inputs[1]), (v_cache, context_v, node.inputs[2]))
+    pairs = ((k_cache, context_k, block_k), (v_cache, context_v, block_v))
     return [
         emit("TensorScatter", cache, emit("Gather", emit("Concat", old, new, axis=2), rows, axis=2), start, axis=2)
         for cache, old, new in pairs

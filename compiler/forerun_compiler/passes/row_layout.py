@@ -51,9 +51,16 @@ def take_rows(emit: Emitter, value: ir.Value, heads: int) -> ir.Value:
     """Return `value` [1,heads,T,D] in the row layout [1,T,heads*D]."""
     turn = producer(value, "RotaryEmbedding")
     if turn is not None and producer(turn.inputs[0], "Transpose") is not None and turn.inputs[0] is not None:
-        attributes = {name: _integer(turn, name) for name in ("interleaved", "rotary_embedding_dim")}
+        interleaved, partial = (_integer(turn, name) for name in ("interleaved", "rotary_embedding_dim"))
         source = take_rows(emit, turn.inputs[0], heads)
-        return emit("RotaryEmbedding", source, *turn.inputs[1:], num_heads=heads, **attributes)
+        return emit(
+            "RotaryEmbedding",
+            source,
+            *turn.inputs[1:],
+            num_heads=heads,
+            interleaved=interleaved,
+            rotary_embedding_dim=partial,
+        )
     swap = producer(value, "Transpose")
     if swap is not None and _permutation(swap) == SWAP:
         split = swap.inputs[0]
@@ -67,7 +74,7 @@ def take_rows(emit: Emitter, value: ir.Value, heads: int) -> ir.Value:
 
 
 def publish_rows(emit: Emitter, old: ir.Value, rows: ir.Value, heads: int, head_dim: int) -> ir.Value:
-    """Let users of `old` [1,H,T,D] read `rows` [1,T,H*D]; returns what replaces `old` for users that need its layout."""
+    """Let users of `old` [1,H,T,D] read `rows` [1,T,H*D]; returns what replaces `old` for users of its layout."""
     assert old.shape is not None
     rows.type, rows.shape = old.type, ir.Shape([old.shape[0], old.shape[2], heads * head_dim])
     for use in list(old.uses()):

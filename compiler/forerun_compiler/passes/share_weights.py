@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import onnx_ir as ir
 
 from forerun_compiler.graph import remove_unused
@@ -34,7 +35,5 @@ def share_weights(model: ir.Model) -> int:
 def _key(tensor: ir.TensorProtocol) -> Key:
     """Digest the bytes, so that no second copy of a large weight is held."""
     array = tensor.numpy()
-    digest = hashlib.sha256(
-        memoryview(array.reshape(-1).view("uint8")) if array.flags.c_contiguous else array.tobytes()
-    )
+    digest = hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return str(tensor.dtype), tuple(array.shape), digest.digest()
