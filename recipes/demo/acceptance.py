@@ -22,12 +22,12 @@ class Walk:
 @torch.no_grad()
 def drafts(drafter: Drafter, taps: torch.Tensor, tokens: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
     """Greedy drafts [N, block] at each anchor [N] of one sequence: tokens [1, T], taps [1, T, A*E]."""
-    hidden = drafter(taps, tokens, anchors[None])[0]
-    base = drafter.lm_head(hidden)
-    previous, rows = tokens[0, anchors], []
+    previous, head = tokens[0, anchors], drafter.markov_head
+    hidden = drafter.hidden(taps, previous[None], anchors[None])[0]
+    base, state, rows = drafter.lm_head(hidden), torch.zeros(len(anchors), drafter.config.markov_rank), []
     for slot in range(base.shape[1]):
-        bias = drafter.markov_head.markov_w2(drafter.markov_head.markov_w1(previous))
-        previous = (base[:, slot] + bias).argmax(-1)
+        state, row = head.step(state, head.markov_w1(previous), hidden[:, slot])
+        previous = (base[:, slot] + head.markov_w2(row)).argmax(-1)
         rows.append(previous)
     return torch.stack(rows, 1)
 

@@ -20,7 +20,7 @@ class DraftLoss(torch.autograd.Function):
     def forward(
         ctx: Any,
         hidden: torch.Tensor,
-        previous: torch.Tensor,
+        markov_rows: torch.Tensor,
         head: torch.Tensor,
         markov: torch.Tensor,
         target_hidden: torch.Tensor,
@@ -29,14 +29,14 @@ class DraftLoss(torch.autograd.Function):
         ce_weight: float,
         l1_weight: float,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """hidden, target_hidden [N, E]; previous [N, r]; head [V, E]; markov [V, r]; labels, weights [N]."""
+        """hidden, target_hidden [N, E]; markov_rows [N, r]; head [V, E]; markov [V, r]; labels, weights [N]."""
         head_low, markov_low = head.to(hidden.dtype), markov.to(hidden.dtype)
-        hidden_grad, previous_grad = torch.empty_like(hidden), torch.empty_like(previous)
+        hidden_grad, rows_grad = torch.empty_like(hidden), torch.empty_like(markov_rows)
         markov_grad, total = torch.zeros_like(markov), 0.0
         overlap, best = torch.empty(len(hidden)), torch.empty(len(hidden), dtype=torch.int64)
         for first in range(0, len(hidden), ROWS):
             part = slice(first, first + ROWS)
-            logits = (hidden[part] @ head_low.T).float() + (previous[part] @ markov_low.T).float()
+            logits = (hidden[part] @ head_low.T).float() + (markov_rows[part] @ markov_low.T).float()
             best[part] = logits.argmax(-1)
             q = torch.softmax(logits, -1)
             p = torch.softmax((target_hidden[part] @ head_low.T).float(), -1)
@@ -50,9 +50,9 @@ class DraftLoss(torch.autograd.Function):
             grad = q * (ce_weight + l1_weight * (sign - (q * sign).sum(-1, keepdim=True)))
             grad.scatter_add_(1, wanted, torch.full_like(weight, -ce_weight))
             grad = (grad * weight).to(hidden.dtype)
-            hidden_grad[part], previous_grad[part] = grad @ head_low, grad @ markov_low
-            markov_grad += (grad.T @ previous[part]).float()
-        ctx.save_for_backward(hidden_grad, previous_grad, markov_grad)
+            hidden_grad[part], rows_grad[part] = grad @ head_low, grad @ markov_low
+            markov_grad += (grad.T @ markov_rows[part]).float()
+        ctx.save_for_backward(hidden_grad, rows_grad, markov_grad)
         ctx.mark_non_differentiable(overlap, best)
         return torch.tensor(total), overlap, best
 

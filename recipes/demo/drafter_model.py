@@ -100,12 +100,29 @@ class Layer(nn.Module):
 
 
 class MarkovHead(nn.Module):
-    """A low-rank bias on the logits that depends on the token before."""
+    """A low-rank bias on the logits that depends on the block's tokens so far: the published head of kind `rnn`."""
 
-    def __init__(self, vocab_size: int, rank: int) -> None:
+    def __init__(self, vocab_size: int, rank: int, hidden_size: int) -> None:
         super().__init__()
         self.markov_w1 = nn.Embedding(vocab_size, rank)
         self.markov_w2 = nn.Linear(rank, vocab_size, bias=False)
+        self.joint_proj = nn.Linear(2 * rank + hidden_size, 3 * rank)
+
+    def step(
+        self, state: torch.Tensor, previous: torch.Tensor, hidden: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """State [..., r], embedding of the token before [..., r], hidden [..., E] -> next state, and row for W2."""
+        gate, candidate, out = self.joint_proj(torch.cat([state, previous, hidden], -1)).chunk(3, -1)
+        gate = torch.sigmoid(gate)
+        return gate * state + (1 - gate) * torch.tanh(candidate), torch.tanh(out)
+
+    def unroll(self, previous: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """Embeddings [..., S, r] and hidden rows [..., S, E] of whole blocks -> rows for W2, [..., S, r]."""
+        state, rows = torch.zeros_like(previous[..., 0, :]), []
+        for slot in range(hidden.shape[-2]):
+            state, row = self.step(state, previous[..., slot, :], hidden[..., slot, :])
+            rows.append(row)
+        return torch.stack(rows, -2)
 
 
 class ConfidenceHead(nn.Module):
@@ -126,16 +143,23 @@ class Drafter(nn.Module):
         self.hidden_norm = Norm(config.hidden_size, config.rms_norm_eps)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = Norm(config.hidden_size, config.rms_norm_eps)
-        self.markov_head = MarkovHead(config.vocab_size, config.markov_rank)
+        self.markov_head = MarkovHead(config.vocab_size, config.markov_rank, config.hidden_size)
         self.confidence_head = ConfidenceHead(config.hidden_size + config.markov_rank)
 
-    def forward(self, taps: torch.Tensor, tokens: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
-        """Taps [B, T, A*E], tokens [B, T], anchors [B, N] -> hidden rows of the blocks, [B, N, block, E]."""
+    def hidden(self, taps: torch.Tensor, first: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+        """Taps [B, T, A*E], anchor tokens and positions [B, N] -> hidden rows of the blocks, [B, N, block, E]."""
         context = self.hidden_norm(self.fc(taps))
-        first = tokens.gather(1, anchors)
         block = torch.full((*first.shape, self.config.block_size), self.config.mask_token_id)
         block[..., 0] = first
         x = self.embed_tokens(block)
         for layer in self.layers:
             x = layer(x, context, anchors)
         return self.norm(x)
+
+    def forward(
+        self, taps: torch.Tensor, previous: torch.Tensor, anchors: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Teacher-forced: previous tokens [B, N, block] -> hidden rows, rows for W2, embeddings of `previous`."""
+        hidden = self.hidden(taps, previous[..., 0], anchors)
+        embeddings = self.markov_head.markov_w1(previous).to(hidden.dtype)
+        return hidden, self.markov_head.unroll(embeddings, hidden), embeddings

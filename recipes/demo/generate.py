@@ -57,7 +57,7 @@ def held_out_rows(model: Qwen3ForCausalLM, tokenizer: Tokenizer, new_tokens: int
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("artifacts/demo-training"))
-    parser.add_argument("--shards", type=int, default=100)
+    parser.add_argument("--shards", type=int, default=70)
     parser.add_argument("--batch", type=int, default=192)
     parser.add_argument("--sampled-share", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=0)

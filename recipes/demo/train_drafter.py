@@ -43,8 +43,8 @@ def config(target: Qwen3Config, mask_token: int) -> Qwen3Config:
         num_anchors=96,
         enable_confidence_head=True,
         confidence_head_with_markov=True,
-        markov_rank=64,
-        markov_head_type="vanilla",
+        markov_rank=128,
+        markov_head_type="rnn",
         tie_word_embeddings=False,
     )
     return Qwen3Config(**settings)
@@ -66,6 +66,13 @@ def start_from_target(drafter: Drafter, target: Qwen3ForCausalLM) -> None:
             layer.load_state_dict(source.state_dict())
     drafter.embed_tokens.requires_grad_(False)
     drafter.lm_head.requires_grad_(False)
+
+
+def start_from_state(drafter: Drafter, path: Path) -> None:
+    """Take over every tensor of an earlier training that has the same name, but for the two heads."""
+    saved = torch.load(path, weights_only=True)["model"]
+    backbone = {name: value for name, value in saved.items() if not name.startswith(("markov_head", "confidence_head"))}
+    drafter.load_state_dict(backbone, strict=False)
 
 
 class TargetFeatures(nn.Module):
@@ -115,28 +122,21 @@ def losses(
     """The loss, and per position the mean overlap 1 - TV and the share of argmax hits, each [block]."""
     block = drafter.config.block_size
     taps, last = features(tokens)
-    with torch.autocast("cpu", torch.bfloat16):
-        hidden = run(taps, tokens, anchors).to(torch.bfloat16)
     places = anchors[..., None] + torch.arange(block)
     flat = places.flatten(1)
+    previous = tokens.gather(1, flat).view(places.shape)
+    with torch.autocast("cpu", torch.bfloat16):
+        parts = run(taps, previous, anchors)
+    hidden, markov, embeddings = (part.to(torch.bfloat16).flatten(0, 2) for part in parts)
     labels = tokens.gather(1, flat + 1).flatten()
-    previous = drafter.markov_head.markov_w1(tokens.gather(1, flat).flatten()).to(torch.bfloat16)
     aligned = last.gather(1, flat[..., None].expand(-1, -1, last.shape[-1])).flatten(0, 1)
     weights = torch.exp(-torch.arange(block) / args.decay).expand(places.shape).flatten()
     weights = weights / weights.sum()
-    rows = hidden.flatten(0, 2)
+    head, w2 = drafter.lm_head.weight, drafter.markov_head.markov_w2.weight
     loss, overlap, best = DraftLoss.apply(
-        rows,
-        previous,
-        drafter.lm_head.weight,
-        drafter.markov_head.markov_w2.weight,
-        aligned,
-        labels,
-        weights,
-        args.ce_weight,
-        args.l1_weight,
+        hidden, markov, head, w2, aligned, labels, weights, args.ce_weight, args.l1_weight
     )
-    confidence = drafter.confidence_head.proj(torch.cat([rows, previous], -1).float()).squeeze(-1)
+    confidence = drafter.confidence_head.proj(torch.cat([hidden, embeddings], -1).float()).squeeze(-1)
     loss = loss + (weights * F.binary_cross_entropy_with_logits(confidence, overlap, reduction="none")).sum()
     per_position = overlap.view(-1, block).mean(0)
     hits = (best == labels).float().view(-1, block).cumprod(1).mean(0)
@@ -152,9 +152,10 @@ def write_checkpoint(drafter: Drafter, folder: Path) -> None:
 
 
 def main() -> None:
-    options = {"steps": 2400, "tokens": 4096, "anchors": 96, "rate": 2e-3, "warmup": 50, "fall": 0.5, "decay": 4.0}
+    options = {"steps": 1600, "tokens": 4096, "anchors": 96, "rate": 2e-3, "warmup": 50, "fall": 0.5, "decay": 4.0}
     weights = {"ce_weight": 0.4, "l1_weight": 0.6, "save_every": 200}
     parser = arguments(__doc__, HERE / "drafter", "drafter", **options, **weights)
+    parser.add_argument("--start-from", type=Path, help="a state of another head: its backbone is taken over")
     parser.add_argument("--data", type=Path, default=Path("artifacts/demo-training"))
     args = parser.parse_args()
 
@@ -181,7 +182,9 @@ def main() -> None:
         shares = [round(share, 3) for share in walked.per_position]
         return {"held_out_acceptance_length": round(walked.length, 3), "held_out_per_position": shares}
 
-    tables = ("markov", "embed_tokens", "lm_head")
+    tables = ("markov_w", "embed_tokens", "lm_head")
+    if args.start_from:
+        start_from_state(drafter, args.start_from)
     run = Run("drafter", drafter, optimizers(drafter, args.rate, tables), args.state, args.log)
     train(run, args, step_once, check)
 
