@@ -71,12 +71,17 @@ class _Lengths:
         self._known: dict[tuple[ir.Value, int | None], tuple[ir.Value, ir.Value]] = {}
         self._merged: dict[tuple[ir.Value, ir.Value], ir.Value] = {}
 
-    def of(self, position: ir.Value, keys: ir.Value, rows: int | None, before: ir.Node) -> tuple[ir.Value, ir.Value]:
-        """Return (seqlens_k int32 [1] = position + rows - 1, total int32 [] = position + rows)."""
+    def of(
+        self, position: ir.Value, keys: ir.Value, axis: int, rows: int | None, before: ir.Node
+    ) -> tuple[ir.Value, ir.Value]:
+        """Return (seqlens_k int32 [1] = position + rows - 1, total int32 [] = position + rows).
+
+        When `rows` is not known it is the size of `keys` along `axis`.
+        """
         key = (position, rows)
         if key not in self._known:
             emit = Emitter(self.graph, f"length.{len(self._known)}.", before=before)
-            total = emit("Add", position, row_count(emit, keys, rows))
+            total = emit("Add", position, row_count(emit, keys, axis, rows))
             last = emit("Cast", emit("Sub", total, emit.constant([1])), to=int(ir.DataType.INT32))
             scalar = emit("Squeeze", emit("Cast", total, to=int(ir.DataType.INT32)))
             self._known[key] = (last, scalar)
@@ -87,7 +92,7 @@ class _Lengths:
     ) -> ir.Value:
         """Return which rows of context and block, concatenated, go to the cache: int64 [T+S]; see `_write_both`."""
         if (start, block) not in self._merged:
-            context_rows, block_rows = emit("Shape", context_k, start=2, end=3), row_count(emit, block_k, rows)
+            context_rows, block_rows = emit("Shape", context_k, start=2, end=3), row_count(emit, block_k, 2, rows)
             count = emit("Squeeze", emit("Add", context_rows, block_rows))
             row = emit("Range", emit.constant(0), count, emit.constant(1))
             slot = emit("Sub", row, emit("Sub", block, start))
@@ -97,9 +102,9 @@ class _Lengths:
         return self._merged[start, block]
 
 
-def row_count(emit: Emitter, keys: ir.Value, rows: int | None) -> ir.Value:
-    """Return the number of rows of keys [1,G,T,D] as int64 [1]."""
-    return emit.constant([rows]) if rows is not None else emit("Shape", keys, start=2, end=3)
+def row_count(emit: Emitter, keys: ir.Value, axis: int, rows: int | None) -> ir.Value:
+    """Return the number of rows of keys as int64 [1]: `rows` if known, else the size along `axis`."""
+    return emit.constant([rows]) if rows is not None else emit("Shape", keys, start=axis, end=axis + 1)
 
 
 def _sizes(node: ir.Node) -> _Sizes:
@@ -142,7 +147,6 @@ def _lower_causal(
     prefix: str,
 ) -> None:
     q, k, v, k_cache, v_cache, position = operands(node, 6)
-    seqlens, total = lengths.of(position, k, sizes.rows, node)
     emit = Emitter(graph, prefix, before=node)
     extra: list[ir.Value | None] = []
     found = _attributes(attributes, sizes)
@@ -154,6 +158,7 @@ def _lower_causal(
     rows = [
         take_rows(emit, value, heads) for value, heads in ((q, sizes.heads), (k, sizes.kv_heads), (v, sizes.kv_heads))
     ]
+    seqlens, total = lengths.of(position, rows[1], 1, sizes.rows, node)
     out, k_out, v_out = emit.many(
         "GroupQueryAttention", 3, *rows, k_cache, v_cache, seqlens, total, *extra, domain=MICROSOFT, **found
     )
@@ -173,7 +178,7 @@ def _lower_block(
         raise PassError(
             f"node {node.name!r}: a block with a window ({attributes.window}) is not lowered for ONNX Runtime"
         )
-    seqlens, total = lengths.of(position, k, sizes.rows, node)
+    seqlens, total = lengths.of(position, k, 2, sizes.rows, node)
     emit = Emitter(graph, prefix, before=node)
     write = _context_write(node)
     if write is None:

@@ -14,6 +14,7 @@ from forerun_compiler.graph import producer
 from forerun_compiler.passes.emitter import Emitter
 
 SWAP = [0, 2, 1, 3]
+TABLE_WIDTH_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ def rotation_of(value: ir.Value) -> Rotation | None:
         or cos.const_value is None
     ):
         return None
-    # The attention takes the rotated dims from the table's width.
-    if partial and cos.shape[1] != partial // 2:
+    # The attention takes the rotated dims from the table's width, which it wants in multiples of 8.
+    width = cos.shape[1]
+    if not isinstance(width, int) or width % TABLE_WIDTH_MULTIPLE or (partial and width != partial // 2):
         return None
     return Rotation(source, (cos, sin, positions), interleaved)
 
@@ -83,8 +85,10 @@ def publish_rows(emit: Emitter, old: ir.Value, rows: ir.Value, heads: int, head_
             continue
         for next_use in list(swap.outputs[0].uses()):
             merge = next_use.node
-            if merge.op_type == "Reshape" and _is_row_layout(merge.outputs[0], old):
-                merge.outputs[0].replace_all_uses_with(rows, replace_graph_outputs=True)
+            merged = merge.outputs[0]
+            # A graph output keeps its own node, and so its name.
+            if merge.op_type == "Reshape" and _is_row_layout(merged, old) and not merged.is_graph_output():
+                merged.replace_all_uses_with(rows)
     if all(_is_dead(use.node) for use in old.uses()) and not old.is_graph_output():
         return rows
     split = emit("Reshape", rows, emit.constant([0, 0, heads, head_dim]))
