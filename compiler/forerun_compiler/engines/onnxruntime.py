@@ -7,6 +7,7 @@ mapped. Equal graphs give equal bytes, whatever the process or the folder.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,7 +31,11 @@ def write(graphs: CompiledGraphs, folder: Path) -> dict[str, GraphInterface]:
         EngineError: a graph input or output has a type that the runtime does not bind.
         OSError: the folder cannot be written.
     """
-    models = {"round": graphs.round, "plain": graphs.plain}
+    return write_graphs({"round": graphs.round, "plain": graphs.plain}, folder)
+
+
+def write_graphs(models: Mapping[str, ir.Model], folder: Path) -> dict[str, GraphInterface]:
+    """Write `NAME.onnx` for each model and the weights file that they share; see `write`."""
     interfaces = {name: _interface(model, f"{name}.onnx") for name, model in models.items()}
     with (folder / WEIGHTS).open("wb") as file:
         weights = _Weights(file)

@@ -16,6 +16,7 @@ from forerun_compiler.graph import check_graph, remove_unused
 from forerun_compiler.passes.lower_attention import lower_attention
 from forerun_compiler.passes.lower_experts import lower_experts
 from forerun_compiler.passes.lower_linear import lower_linear
+from forerun_compiler.passes.stack_products import stack_products
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ PASSES = (
     Pass("lower attention and caches", lower_attention, must_fire=True),
     Pass("lower experts", lower_experts, must_fire=False),
     Pass("lower linear layers", lower_linear, must_fire=True),
+    # Models that store Q, K and V, or gate and up, as one weight have nothing to stack.
+    Pass("stack products", stack_products, must_fire=False),
 )
 
 
