@@ -7,9 +7,11 @@ SOURCES := $(shell find compiler runtime -type f -not -name '*.so' -not -path '*
 
 .PHONY: demo test check lint sanitize format clean
 
+# Builds the demo bundle, streams one continuation, and compares with plain decoding on held-out prompts.
 demo: $(VENV)/.installed
 	$(BIN)/build-engine build recipes/demo.yaml -o artifacts/demo
-	$(BIN)/build-engine run artifacts/demo --compare --max-new-tokens 128 --prompt "$$(cat recipes/demo/prompt.txt)"
+	$(BIN)/build-engine run artifacts/demo --compare --prompt - < recipes/demo/prompt.txt
+	$(BIN)/build-engine bench artifacts/demo
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest

@@ -75,7 +75,6 @@ def test_other_heads_and_lengths_equal_plain_pytorch(options: dict[str, object],
     compare(made.engine, made.target, made.drafter, temperature=temperature, count=12, prompts=PROMPTS[:2])
 
 
-@pytest.mark.skipif(not (DEMO / "drafter/model.safetensors").is_file(), reason="the demo drafter is not trained yet")
 @pytest.mark.slow
 def test_demo_equals_plain_pytorch(tmp_path: Path) -> None:
     from forerun_compiler.engines import onnxruntime as engine
