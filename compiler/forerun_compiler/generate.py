@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 Prompt = str | list[dict[str, str]]
 WARM_UP_TOKENS = 8
+COMPARISONS, COMPARISON_SECONDS = 7, 10
+"""Both ways are run in turn up to so often, or until so long has passed: one short run says little."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Versus:
-    """The same request by speculative and by plain decoding.
+    """The same request by speculative and by plain decoding, each the run of median speed.
 
     `equal` says whether both gave the same tokens: greedy decoding must, up to rounding at a tie; sampling need not.
     """
@@ -63,7 +66,7 @@ def generate(folder: Path, request: Request, on_text: Callable[[str], None]) -> 
 
 
 def compare(folder: Path, request: Request, on_text: Callable[[str], None]) -> Versus:
-    """Generate twice, `on_text` getting the speculative text; both ways are warmed up before they are timed.
+    """Generate both ways in turn, `on_text` getting the first speculative text; both are warmed up before.
 
     Raises:
         forerun.ForerunError: as `generate`.
@@ -73,8 +76,17 @@ def compare(folder: Path, request: Request, on_text: Callable[[str], None]) -> V
     with forerun.load(folder, threads=request.threads) as engine:
         for decoding in ("plain", "speculative"):
             engine.generate(_prompt(request), max_new_tokens=WARM_UP_TOKENS, decoding=decoding)
-        speculative = _generate(engine, request, "speculative", on_text)
-        return Versus(speculative, _generate(engine, request, "plain", lambda text: None))
+        speculative, plain, start = [], [], time.monotonic()
+        while not plain or (len(plain) < COMPARISONS and time.monotonic() - start < COMPARISON_SECONDS):
+            show = (lambda text: None) if plain else on_text
+            speculative.append(_generate(engine, request, "speculative", show))
+            plain.append(_generate(engine, request, "plain", lambda text: None))
+        return Versus(_median(speculative), _median(plain))
+
+
+def _median(generations: list[Generation]) -> Generation:
+    """The generation of median speed; their tokens are the same."""
+    return sorted(generations, key=lambda g: g.statistics.tokens_per_s)[len(generations) // 2]
 
 
 def _generate(
