@@ -76,7 +76,9 @@ def compare(folder: Path, request: Request, on_text: Callable[[str], None]) -> V
     with forerun.load(folder, threads=request.threads) as engine:
         for decoding in ("plain", "speculative"):
             engine.generate(_prompt(request), max_new_tokens=WARM_UP_TOKENS, decoding=decoding)
-        speculative, plain, start = [], [], time.monotonic()
+        start = time.monotonic()
+        speculative: list[Generation] = []
+        plain: list[Generation] = []
         while not plain or (len(plain) < COMPARISONS and time.monotonic() - start < COMPARISON_SECONDS):
             show = (lambda text: None) if plain else on_text
             speculative.append(_generate(engine, request, "speculative", show))
