@@ -81,9 +81,14 @@ def test_hub_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert local_folder(HUB) == tmp_path
 
 
-def test_an_unreachable_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+class ConnectError(Exception):
+    """Stands for what the hub client's HTTP library raises when a name does not resolve: no OSError."""
+
+
+@pytest.mark.parametrize("kind", [LocalEntryNotFoundError, ConnectError])
+def test_an_unreachable_hub_says_what_to_do(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object, **options: object) -> str:
-        raise LocalEntryNotFoundError("no connection\nand more lines")
+        raise kind("no connection\nand more lines")
 
     for name in ("hf_hub_download", "snapshot_download", "get_safetensors_metadata"):
         monkeypatch.setattr(huggingface_hub, name, fail)
