@@ -94,12 +94,13 @@ def build(parts: Parts, variant: Variant, folder: Path) -> int:
 class Runner:
     """A session with every input and output bound; states in place."""
 
-    def __init__(self, path: Path, *, tokens: int, temperature: float, position: int, threads: int) -> None:
+    def __init__(self, path: Path, *, tokens: int, temperature: float, position: int, threads: int, spin: bool) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 3  # one variant copies caches on purpose, and would say so in every run
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         # Sessions take turns here: one that spun on while another runs would take its cores.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
         self.session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.binding, self.buffers = self.session.io_binding(), dict[str, np.ndarray]()
         values = {"n_known": 1, "n_draft": tokens - 1, "position": position, "temperature": temperature, "uniform": 0.5}
@@ -153,6 +154,7 @@ def load_parts() -> Parts:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--no-spin", dest="spin", action="store_false", help="threads sleep while they wait")
     parser.add_argument("--position", type=int, default=256, help="tokens in the cache")
     parser.add_argument("--blocks", type=int, default=25, help=f"blocks of {BLOCK} runs per variant")
     parser.add_argument("--write", action="store_true", help="write the table to benchmarks/results")
@@ -176,6 +178,7 @@ def main() -> None:
                     temperature=temperature,
                     position=asked.position,
                     threads=asked.threads,
+                    spin=asked.spin,
                 )
         times = measure(runners, asked.blocks)
     rows = [
@@ -187,11 +190,14 @@ def main() -> None:
         )
         for name, size in sizes.items()
     ]
-    machine = f"{cpu_name()}, {asked.threads} thread(s), onnxruntime {ort.__version__}"
+    threads = (
+        f"{asked.threads} thread{'s' if asked.threads > 1 else ''}{'' if asked.spin else ' asleep while they wait'}"
+    )
+    machine = f"{cpu_name()}, {threads}, onnxruntime {ort.__version__}"
     title = f"Microseconds, median (10th percentile); {machine}; {width} tokens, {asked.position} in the cache."
     print(table(rows, title))
     if asked.write:
-        stem = re.sub(r"[^a-z0-9]+", "-", f"{cpu_name().lower()}-{asked.threads}-thread")
+        stem = re.sub(r"[^a-z0-9]+", "-", f"{cpu_name().lower()}-{threads}")
         report = {"machine": machine, "position": asked.position, "rows": [asdict(row) for row in rows]}
         base = HERE / "results" / f"formulations-{stem}"
         base.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
