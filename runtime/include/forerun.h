@@ -63,7 +63,7 @@ typedef struct forerun_error {
 
 typedef struct forerun_options {
     size_t struct_size;
-    /* Path of libonnxruntime (1.20 or newer). NULL = "libonnxruntime.so.1" as the dynamic linker finds it. */
+    /* Path of libonnxruntime (1.31 or newer). NULL = "libonnxruntime.so.1" as the dynamic linker finds it. */
     const char *onnxruntime_library;
     /* Threads that one round may use; 0 = the processors this process may run on. */
     int32_t threads;
