@@ -1,0 +1,62 @@
+"""INT8, symmetric: one float32 scale per output channel of a weight, or per row of activations.
+
+A number is `code * scale`, codes in [-127, 127]. Without -128 the range is symmetric: the code of -x is the negated
+code of x, and the sum of two products fits in 16 bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from forerun_compiler.number_formats.checks import Array, checked, positive
+
+LARGEST = np.float32(127)
+
+
+@dataclass(frozen=True)
+class Int8Weight:
+    """`codes` int8 [N,K], `scale` float32 [N,1]."""
+
+    codes: Array
+    scale: Array
+
+    def decode(self) -> Array:
+        """Return the weight that the codes stand for, float32 [N,K]."""
+        decoded: Array = self.codes.astype(np.float32) * self.scale
+        return decoded
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of codes and scales."""
+        return stored_bytes(*self.codes.shape)
+
+
+def encode(weight: Array, where: str = "weight") -> Int8Weight:
+    """Encode a weight [N,K] row by row; an all-zero row gets the scale 1.
+
+    Raises:
+        PassError: the weight is no matrix or not finite; `where` names it.
+    """
+    return Int8Weight(*round_rows(checked(weight, where)))
+
+
+def round_rows(x: Array) -> tuple[Array, Array]:
+    """Return codes int8 [...,K] and scales float32 [...,1] of finite x [...,K], each row for itself.
+
+    scale = max|row| / 127 (1 where that is 0), code = round(x / scale), halves to even, all in float32.
+    """
+    scale = positive(np.abs(x).max(axis=-1, keepdims=True).astype(np.float32) / LARGEST)
+    return round_to(x, scale), scale
+
+
+def round_to(x: Array, scale: Array | np.float32) -> Array:
+    """Return the codes int8 of x by given scales, float32 that broadcast to x; what is out of range saturates."""
+    codes: Array = np.clip(np.rint(x / scale), -LARGEST, LARGEST).astype(np.int8)
+    return codes
+
+
+def stored_bytes(n: int, k: int) -> int:
+    """Return the bytes of an encoded weight [n,k]."""
+    return n * k + 4 * n
