@@ -58,3 +58,9 @@ class ProofError(ForerunError):
     """A bundle whose speculative output differs from plain decoding."""
 
     exit_code = 10
+
+
+class CalibrationError(ForerunError):
+    """Calibration text that does not suffice, or an activation that is not finite."""
+
+    exit_code = 12

@@ -14,8 +14,8 @@ Exit codes:
   2  wrong use of the command line   9  memory or disk does not suffice
   3  recipe                         10  verify: the bundle is not lossless
   4  checkpoint                     11  run, verify, bench: the runtime refused
-  5  model cannot be traced        130  interrupted
-  6  graph pass
+  5  model cannot be traced         12  calibration
+  6  graph pass                    130  interrupted
 """
 
 
