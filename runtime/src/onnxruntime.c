@@ -1,6 +1,7 @@
 #define _GNU_SOURCE /* sched_getaffinity */
 #include "onnxruntime.h"
 
+#include "custom_ops.h"
 #include "files.h"
 #include "ort_api.h"
 #include "ort_ports.h"
@@ -35,6 +36,7 @@ typedef struct onnxruntime {
     OrtEnv *env;
     OrtMemoryInfo *memory;
     OrtSessionOptions *options;
+    OrtCustomOpDomain *operators;
     compiled graphs[2];     /* by fr_graph_kind */
     const fr_state *states; /* those of the round graph; the plain graph shares them by name */
     void **buffers;         /* [n_states] */
@@ -220,6 +222,8 @@ static void ort_close(fr_backend *base) {
             self->api.ReleaseValue(self->state_values[i]);
     if (self->options != NULL)
         self->api.ReleaseSessionOptions(self->options);
+    if (self->operators != NULL)
+        self->api.ReleaseCustomOpDomain(self->operators);
     if (self->memory != NULL)
         self->api.ReleaseMemoryInfo(self->memory);
     if (self->env != NULL)
@@ -233,6 +237,7 @@ static forerun_status make_options(onnxruntime *self, int32_t threads, forerun_e
               error));
     TRY(check(self, api->CreateSessionOptions(&self->options), "session options", error));
     TRY(check(self, api->SetSessionGraphOptimizationLevel(self->options, ORT_ENABLE_ALL), "session options", error));
+    TRY(check(self, fr_custom_ops_add(api, self->options, &self->operators), "our operators", error));
     TRY(check(self, api->SetIntraOpNumThreads(self->options, threads), "threads", error));
     return check(self, api->SetInterOpNumThreads(self->options, 1), "threads", error);
 }

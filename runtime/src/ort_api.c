@@ -6,16 +6,23 @@
 typedef void (*any_function)(void);
 
 /* The head of the library's table; slots are counted, not named. */
-typedef struct OrtApi {
-    any_function slots[138];
-} OrtApi;
-
-typedef struct OrtApiBase {
-    const OrtApi *(*GetApi)(uint32_t version);
-    const char *(*GetVersionString)(void);
-} OrtApiBase;
+struct OrtApi {
+    any_function slots[279];
+};
 
 typedef const OrtApiBase *(*get_api_base)(void);
+
+void fr_ort_fill(const OrtApi *table, fr_ort_api *out) {
+#define FR_ORT_FILL(slot, result, name, parameters) out->name = (result(*) parameters)table->slots[slot];
+    FR_ORT_FUNCTIONS(FR_ORT_FILL)
+#undef FR_ORT_FILL
+}
+
+OrtStatus *fr_ort_too_old(const OrtApiBase *base) {
+    typedef OrtStatus *(*create_status)(int, const char *); /* the first slot of the first version */
+    return ((create_status)base->GetApi(1)->slots[0])(ORT_INVALID_ARGUMENT,
+                                                      "forerun's operators need ONNX Runtime 1.20 or newer.");
+}
 
 forerun_status fr_ort_load(const char *path, fr_ort_api *out, forerun_error *error) {
     const char *name = path != NULL ? path : "libonnxruntime.so.1";
@@ -40,9 +47,7 @@ forerun_status fr_ort_load(const char *path, fr_ort_api *out, forerun_error *err
         return fr_fail(error, FORERUN_BACKEND_ERROR,
                        "%s is ONNX Runtime %s, which lacks version %d of its C interface. Use 1.20 or newer.", name,
                        out->version, ORT_API_VERSION_USED);
-#define FR_ORT_FILL(slot, result, name, parameters) out->name = (result(*) parameters)api->slots[slot];
-    FR_ORT_FUNCTIONS(FR_ORT_FILL)
-#undef FR_ORT_FILL
+    fr_ort_fill(api, out);
     return FORERUN_OK;
 }
 

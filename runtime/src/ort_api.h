@@ -1,8 +1,7 @@
 /* The part of ONNX Runtime's C API that we call, declared by ourselves, so that nothing of it is needed to build.
  *
  * The API is a table of function pointers whose order never changes between releases (onnxruntime_c_api.cc asserts
- * it). We ask for version 14, the lowest that a library of 1.14 or newer is sure to answer and that holds every slot
- * below; measured to work unchanged with 1.20.1, 1.23.2 and 1.31.1. */
+ * it). We ask for version 18, the lowest that holds every slot below. */
 #ifndef FORERUN_ORT_API_H
 #define FORERUN_ORT_API_H
 
@@ -16,11 +15,21 @@ typedef struct OrtRunOptions OrtRunOptions;
 typedef struct OrtMemoryInfo OrtMemoryInfo;
 typedef struct OrtValue OrtValue;
 typedef struct OrtIoBinding OrtIoBinding;
+typedef struct OrtAllocator OrtAllocator;
+typedef struct OrtTensorTypeAndShapeInfo OrtTensorTypeAndShapeInfo;
+typedef struct OrtKernelInfo OrtKernelInfo;
+typedef struct OrtKernelContext OrtKernelContext;
+typedef struct OrtCustomOp OrtCustomOp;
+typedef struct OrtCustomOpDomain OrtCustomOpDomain;
+typedef struct OrtApi OrtApi;
+typedef struct OrtApiBase OrtApiBase;
 
 enum {
-    ORT_API_VERSION_USED = 14,
+    ORT_API_VERSION_USED = 18,
     ORT_FATAL = 4,
+    ORT_INVALID_ARGUMENT = 2,
     ORT_FLOAT32 = 1,
+    ORT_UINT8 = 2,
     ORT_INT64 = 7,
     ORT_ARENA_ALLOCATOR = 1,
     ORT_MEMORY_DEFAULT = 0,
@@ -29,6 +38,7 @@ enum {
 
 /* X(slot, result, name, parameters) */
 #define FR_ORT_FUNCTIONS(X)                                                                                            \
+    X(0, OrtStatus *, CreateStatus, (int, const char *))                                                               \
     X(2, const char *, GetErrorMessage, (const OrtStatus *))                                                           \
     X(3, OrtStatus *, CreateEnv, (int, const char *, OrtEnv **))                                                       \
     X(7, OrtStatus *, CreateSession, (const OrtEnv *, const char *, const OrtSessionOptions *, OrtSession **))         \
@@ -36,22 +46,41 @@ enum {
     X(23, OrtStatus *, SetSessionGraphOptimizationLevel, (OrtSessionOptions *, int))                                   \
     X(24, OrtStatus *, SetIntraOpNumThreads, (OrtSessionOptions *, int))                                               \
     X(25, OrtStatus *, SetInterOpNumThreads, (OrtSessionOptions *, int))                                               \
+    X(26, OrtStatus *, CreateCustomOpDomain, (const char *, OrtCustomOpDomain **))                                     \
+    X(27, OrtStatus *, CustomOpDomain_Add, (OrtCustomOpDomain *, const OrtCustomOp *))                                 \
+    X(28, OrtStatus *, AddCustomOpDomain, (OrtSessionOptions *, OrtCustomOpDomain *))                                  \
     X(49, OrtStatus *, CreateTensorWithDataAsOrtValue,                                                                 \
       (const OrtMemoryInfo *, void *, size_t, const int64_t *, size_t, int, OrtValue **))                              \
     X(51, OrtStatus *, GetTensorMutableData, (OrtValue *, void **))                                                    \
+    X(61, OrtStatus *, GetDimensionsCount, (const OrtTensorTypeAndShapeInfo *, size_t *))                              \
+    X(62, OrtStatus *, GetDimensions, (const OrtTensorTypeAndShapeInfo *, int64_t *, size_t))                          \
+    X(65, OrtStatus *, GetTensorTypeAndShape, (const OrtValue *, OrtTensorTypeAndShapeInfo **))                        \
     X(69, OrtStatus *, CreateCpuMemoryInfo, (int, int, OrtMemoryInfo **))                                              \
+    X(75, OrtStatus *, AllocatorAlloc, (OrtAllocator *, size_t, void **))                                              \
+    X(76, OrtStatus *, AllocatorFree, (OrtAllocator *, void *))                                                        \
+    X(87, OrtStatus *, KernelInfoGetAttribute_string, (const OrtKernelInfo *, const char *, char *, size_t *))         \
+    X(90, OrtStatus *, KernelContext_GetInput, (const OrtKernelContext *, size_t, const OrtValue **))                  \
+    X(91, OrtStatus *, KernelContext_GetOutput, (OrtKernelContext *, size_t, const int64_t *, size_t, OrtValue **))    \
     X(92, void, ReleaseEnv, (OrtEnv *))                                                                                \
     X(93, void, ReleaseStatus, (OrtStatus *))                                                                          \
     X(94, void, ReleaseMemoryInfo, (OrtMemoryInfo *))                                                                  \
     X(95, void, ReleaseSession, (OrtSession *))                                                                        \
     X(96, void, ReleaseValue, (OrtValue *))                                                                            \
+    X(99, void, ReleaseTensorTypeAndShapeInfo, (OrtTensorTypeAndShapeInfo *))                                          \
     X(100, void, ReleaseSessionOptions, (OrtSessionOptions *))                                                         \
+    X(101, void, ReleaseCustomOpDomain, (OrtCustomOpDomain *))                                                         \
     X(130, OrtStatus *, AddSessionConfigEntry, (OrtSessionOptions *, const char *, const char *))                      \
+    X(132, void, ReleaseAllocator, (OrtAllocator *))                                                                   \
     X(133, OrtStatus *, RunWithBinding, (OrtSession *, const OrtRunOptions *, const OrtIoBinding *))                   \
     X(134, OrtStatus *, CreateIoBinding, (OrtSession *, OrtIoBinding **))                                              \
     X(135, void, ReleaseIoBinding, (OrtIoBinding *))                                                                   \
     X(136, OrtStatus *, BindInput, (OrtIoBinding *, const char *, const OrtValue *))                                   \
-    X(137, OrtStatus *, BindOutput, (OrtIoBinding *, const char *, const OrtValue *))
+    X(137, OrtStatus *, BindOutput, (OrtIoBinding *, const char *, const OrtValue *))                                  \
+    X(244, OrtStatus *, KernelInfo_GetNodeName, (const OrtKernelInfo *, char *, size_t *))                             \
+    X(249, OrtStatus *, KernelInfoGetConstantInput_tensor, (const OrtKernelInfo *, size_t, int *, const OrtValue **))  \
+    X(274, OrtStatus *, KernelContext_ParallelFor,                                                                     \
+      (const OrtKernelContext *, void (*)(void *, size_t), size_t, size_t, void *))                                    \
+    X(278, OrtStatus *, KernelInfoGetAllocator, (const OrtKernelInfo *, int, OrtAllocator **))
 
 typedef struct fr_ort_api {
 #define FR_ORT_MEMBER(slot, result, name, parameters) result(*name) parameters;
@@ -59,6 +88,48 @@ typedef struct fr_ort_api {
 #undef FR_ORT_MEMBER
     const char *version;
 } fr_ort_api;
+
+/* What a library hands out to find its table, and to a library of custom operators. */
+struct OrtApiBase {
+    const OrtApi *(*GetApi)(uint32_t version);
+    const char *(*GetVersionString)(void);
+};
+
+/* A custom operator: callbacks in the library's order. `version` says how many of them there are. */
+struct OrtCustomOp {
+    uint32_t version;
+    void *(*CreateKernel)(const OrtCustomOp *, const OrtApi *, const OrtKernelInfo *); /* not called since 16 */
+    const char *(*GetName)(const OrtCustomOp *);
+    const char *(*GetExecutionProviderType)(const OrtCustomOp *);
+    int (*GetInputType)(const OrtCustomOp *, size_t);
+    size_t (*GetInputTypeCount)(const OrtCustomOp *);
+    int (*GetOutputType)(const OrtCustomOp *, size_t);
+    size_t (*GetOutputTypeCount)(const OrtCustomOp *);
+    void (*KernelCompute)(void *, OrtKernelContext *); /* not called since 16 */
+    void (*KernelDestroy)(void *);
+    int (*GetInputCharacteristic)(const OrtCustomOp *, size_t); /* 0 = required */
+    int (*GetOutputCharacteristic)(const OrtCustomOp *, size_t);
+    int (*GetInputMemoryType)(const OrtCustomOp *, size_t); /* 0 = the provider's own */
+    int (*GetVariadicInputMinArity)(const OrtCustomOp *);
+    int (*GetVariadicInputHomogeneity)(const OrtCustomOp *);
+    int (*GetVariadicOutputMinArity)(const OrtCustomOp *);
+    int (*GetVariadicOutputHomogeneity)(const OrtCustomOp *);
+    OrtStatus *(*CreateKernelV2)(const OrtCustomOp *, const OrtApi *, const OrtKernelInfo *, void **);
+    OrtStatus *(*KernelComputeV2)(void *, OrtKernelContext *);
+    OrtStatus *(*InferOutputShapeFn)(const OrtCustomOp *, void *); /* may be NULL, as all below */
+    int (*GetStartVersion)(const OrtCustomOp *);
+    int (*GetEndVersion)(const OrtCustomOp *);
+    size_t (*GetMayInplace)(int **, int **);
+    void (*ReleaseMayInplace)(int *, int *);
+    size_t (*GetAliasMap)(int **, int **);
+    void (*ReleaseAliasMap)(int *, int *);
+};
+
+/* Fills *out from a library's table of version ORT_API_VERSION_USED or later; `version` is left to the caller. */
+void fr_ort_fill(const OrtApi *table, fr_ort_api *out);
+
+/* The status of a library that has no such table. */
+OrtStatus *fr_ort_too_old(const OrtApiBase *base);
 
 /* Loads the library at `path` (NULL = by the linker's own search) and fills *out. It stays loaded until the process
  * ends: its threads and static objects do not survive being unloaded. */

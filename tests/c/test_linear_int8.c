@@ -1,0 +1,291 @@
+/* Every path of the int8 product against a triple loop over the definition: bit for bit. */
+#include "check.h"
+#include "kernels/linear_int8.h"
+
+#include <math.h>
+#include <pthread.h>
+
+typedef struct product {
+    size_t rows, n, k;
+    float *x, *weight_scales;
+    int8_t *w;       /* [n][k] */
+    uint8_t *packed; /* as the kernels want it */
+} product;
+
+/* Exactly as long as asked for, so that the sanitizer sees a read beyond the end. */
+static void *take(size_t count, size_t size) {
+    void *found = calloc(count > 0 ? count : 1, size);
+    REQUIRE(found != NULL);
+    return found;
+}
+
+static float random_float(uint64_t *random) {
+    return (float)((double)(next_random(random) >> 40) / (double)(1u << 23) - 1.0);
+}
+
+static void pack(const product *it) {
+    size_t blocks = (it->k + 63) / 64, padded = (it->n + 15) / 16 * 16;
+    for (size_t n = 0; n < padded; n++)
+        for (size_t k = 0; k < blocks * 64; k++) {
+            size_t place = (((n / 16 * blocks + k / 64) * 16 + k % 64 / 4) * 16 + n % 16) * 4 + k % 4;
+            it->packed[place] = n < it->n && k < it->k ? (uint8_t)(it->w[n * it->k + k] + 128) : 128;
+        }
+}
+
+static product make(size_t rows, size_t n, size_t k) {
+    product it = {rows, n, k, NULL, NULL, NULL, NULL};
+    it.x = take(rows * k, sizeof(float));
+    it.weight_scales = take(n, sizeof(float));
+    it.w = take(n * k, 1);
+    it.packed = take(fr_int8_packed(n, k), 1);
+    return it;
+}
+
+static void fill(product *it, uint64_t *random) {
+    for (size_t i = 0; i < it->rows * it->k; i++)
+        it->x[i] = random_float(random);
+    for (size_t i = 0; i < it->n; i++)
+        it->weight_scales[i] = 0.01f + fabsf(random_float(random));
+    for (size_t i = 0; i < it->n * it->k; i++)
+        it->w[i] = (int8_t)((int)(next_random(random) % 255) - 127);
+    pack(it);
+}
+
+static void release(product *it) {
+    free(it->x);
+    free(it->weight_scales);
+    free(it->w);
+    free(it->packed);
+}
+
+/* The definition in the header, in the order of its words. */
+static float *reference(const product *it) {
+    float *y = take(it->rows * it->n, sizeof(float));
+    int8_t *a = take(it->k, 1);
+    for (size_t row = 0; row < it->rows; row++) {
+        float largest = 0.0f;
+        int finite = 1;
+        for (size_t k = 0; k < it->k; k++) {
+            float value = fabsf(it->x[row * it->k + k]);
+            finite = finite && isfinite(value);
+            largest = value > largest ? value : largest;
+        }
+        float scale = largest / 127.0f, inverse = 127.0f / largest;
+        if (!finite)
+            scale = NAN;
+        else if (largest < 0x1p-100f)
+            scale = 0.0f;
+        for (size_t k = 0; k < it->k; k++) /* nearbyint: the default rounding mode, ties to even */
+            a[k] = finite && largest >= 0x1p-100f ? (int8_t)nearbyintf(it->x[row * it->k + k] * inverse) : 0;
+        for (size_t n = 0; n < it->n; n++) {
+            int64_t sum = 0;
+            for (size_t k = 0; k < it->k; k++)
+                sum += (int64_t)a[k] * it->w[n * it->k + k];
+            CHECK(sum >= INT32_MIN && sum <= INT32_MAX);
+            y[row * it->n + n] = (float)(int32_t)sum * (scale * it->weight_scales[n]);
+        }
+    }
+    free(a);
+    return y;
+}
+
+static int same(const float *a, const float *b, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (!(isnan(a[i]) && isnan(b[i])) && memcmp(a + i, b + i, sizeof(float)) != 0)
+            return 0;
+    return 1;
+}
+
+static fr_linear_int8 begin(const product *it, const fr_int8_path *path, float *y, void *scratch) {
+    return (fr_linear_int8){.path = path,
+                            .x = it->x,
+                            .weights = it->packed,
+                            .weight_scales = it->weight_scales,
+                            .y = y,
+                            .rows = it->rows,
+                            .n = it->n,
+                            .k = it->k,
+                            .scratch = scratch};
+}
+
+/* All paths, their parts last to first: the order must not matter. */
+static void check_paths(const product *it, const char *what) {
+    const fr_int8_path *paths[FR_INT8_MAX_PATHS];
+    size_t n_paths = fr_int8_paths(paths);
+    float *expected = reference(it);
+    for (size_t p = 0; p < n_paths; p++) {
+        float *y = take(it->rows * it->n, sizeof(float));
+        void *scratch = take(fr_linear_int8_scratch(it->rows, it->k), 1);
+        memset(y, 0x55, it->rows * it->n * sizeof(float));
+        fr_linear_int8 job = begin(it, paths[p], y, scratch);
+        for (size_t part = fr_linear_int8_begin(&job); part > 0; part--)
+            fr_linear_int8_part(&job, part - 1);
+        if (!same(y, expected, it->rows * it->n)) {
+            check_failures++;
+            printf("%s: path %s, %zu rows, n %zu, k %zu: not the definition's bits\n", what, paths[p]->name, it->rows,
+                   it->n, it->k);
+        }
+        free(scratch);
+        free(y);
+    }
+    free(expected);
+}
+
+static void test_every_row_count(uint64_t *random) {
+    for (size_t rows = 1; rows <= 64; rows++) {
+        product it = make(rows, 1 + next_random(random) % 40, 1 + next_random(random) % 200);
+        fill(&it, random);
+        check_paths(&it, "row counts");
+        release(&it);
+    }
+}
+
+static void test_fuzz(uint64_t *random) {
+    for (int round = 0; round < 150; round++) {
+        size_t longest = round % 10 == 0 ? 3000 : 150;
+        product it =
+            make(1 + next_random(random) % 20, 1 + next_random(random) % 70, 1 + next_random(random) % longest);
+        fill(&it, random);
+        for (size_t row = 0; row < it.rows; row++) { /* any bits at all in some rows, any size in others */
+            uint64_t kind = next_random(random) % 4;
+            float size = ldexpf(1.0f, (int)(next_random(random) % 240) - 120);
+            for (size_t k = 0; k < it.k; k++) {
+                uint32_t bits = (uint32_t)next_random(random);
+                if (kind == 0)
+                    memcpy(it.x + row * it.k + k, &bits, sizeof bits);
+                else if (kind == 1)
+                    it.x[row * it.k + k] *= size;
+            }
+        }
+        check_paths(&it, "fuzz");
+        release(&it);
+    }
+}
+
+static void test_extremes(uint64_t *random) {
+    product it = make(9, 33, 4097);
+    fill(&it, random);
+    for (size_t i = 0; i < it.n * it.k; i++) /* nothing may saturate in between */
+        it.w[i] = i / it.k % 2 == 0 ? 127 : -127;
+    for (size_t i = 0; i < it.rows * it.k; i++)
+        it.x[i] = i / it.k % 2 == 0 ? 3.5f : -3.5f;
+    pack(&it);
+    check_paths(&it, "extremes");
+    release(&it);
+    it = make(2, 1, FR_INT8_MAX_K); /* the longest sum */
+    memset(it.w, 127, it.k);
+    it.weight_scales[0] = 1.0f;
+    for (size_t k = 0; k < it.k; k++)
+        it.x[k] = 1.0f, it.x[it.k + k] = -1.0f;
+    pack(&it);
+    check_paths(&it, "longest");
+    release(&it);
+}
+
+static void test_special_rows(uint64_t *random) {
+    product it = make(10, 20, 70);
+    fill(&it, random);
+    const float first[9] = {0.0f, INFINITY, -INFINITY, NAN, 0x1p-101f, 0x1p-149f, 0x1p-100f, 0x1.fffffep127f, -0.0f};
+    for (size_t row = 0; row < 9; row++) {
+        if (row != 1 && row != 2 && row != 3)
+            memset(it.x + row * it.k, 0, it.k * sizeof(float));
+        it.x[row * it.k + 69] = first[row];
+    }
+    for (size_t k = 0; k < it.k; k++) /* every tie: 127 is the largest, so that the codes are k/2 */
+        it.x[9 * it.k + k] = k == 0 ? 127.0f : (k % 2 == 0 ? -0.5f : 0.5f) * (float)k;
+    check_paths(&it, "special rows");
+    float *y = reference(&it);
+    for (size_t n = 0; n < it.n; n++) {
+        CHECK(y[n] == 0.0f && isnan(y[it.n + n]) && isnan(y[2 * it.n + n]) && isnan(y[3 * it.n + n]));
+        CHECK(y[4 * it.n + n] == 0.0f && y[5 * it.n + n] == 0.0f && y[8 * it.n + n] == 0.0f);
+        CHECK(isfinite(y[6 * it.n + n]));
+    }
+    free(y);
+    release(&it);
+}
+
+/* A row alone and the same row among others. */
+static void test_rows_are_independent(uint64_t *random) {
+    const fr_int8_path *paths[FR_INT8_MAX_PATHS];
+    size_t n_paths = fr_int8_paths(paths);
+    product all = make(37, 50, 333);
+    fill(&all, random);
+    float *together = take(all.rows * all.n, sizeof(float)), *alone = take(all.n, sizeof(float));
+    void *scratch = take(fr_linear_int8_scratch(all.rows, all.k), 1);
+    for (size_t p = 0; p < n_paths; p++) {
+        fr_linear_int8 job = begin(&all, paths[p], together, scratch);
+        for (size_t part = fr_linear_int8_begin(&job); part > 0; part--)
+            fr_linear_int8_part(&job, part - 1);
+        for (size_t row = 0; row < all.rows; row++) {
+            product one = all;
+            one.rows = 1, one.x = all.x + row * all.k;
+            job = begin(&one, paths[p], alone, scratch);
+            for (size_t part = fr_linear_int8_begin(&job); part > 0; part--)
+                fr_linear_int8_part(&job, part - 1);
+            CHECK(same(alone, together + row * all.n, all.n));
+        }
+    }
+    free(together);
+    free(alone);
+    free(scratch);
+    release(&all);
+}
+
+typedef struct crew {
+    fr_linear_int8 *job;
+    atomic_size_t next;
+    size_t parts;
+} crew;
+
+static void *worker(void *data) {
+    crew *it = data;
+    for (size_t part; (part = atomic_fetch_add(&it->next, 1)) < it->parts;)
+        fr_linear_int8_part(it->job, part);
+    return NULL;
+}
+
+/* Rows are quantized by whichever threads come; nobody may start on half of them. */
+static void test_threads(uint64_t *random) {
+    const fr_int8_path *paths[FR_INT8_MAX_PATHS];
+    fr_int8_paths(paths);
+    product it = make(13, 2100, 300);
+    fill(&it, random);
+    float *expected = reference(&it), *y = take(it.rows * it.n, sizeof(float));
+    void *scratch = take(fr_linear_int8_scratch(it.rows, it.k), 1);
+    for (int round = 0; round < 50; round++) {
+        memset(scratch, 0x7F, fr_linear_int8_scratch(it.rows, it.k));
+        memset(y, 0, it.rows * it.n * sizeof(float));
+        fr_linear_int8 job = begin(&it, paths[0], y, scratch);
+        crew all = {.job = &job};
+        all.parts = fr_linear_int8_begin(&job);
+        REQUIRE(all.parts > 4);
+        atomic_init(&all.next, 0);
+        pthread_t threads[3];
+        for (int i = 0; i < 3; i++)
+            REQUIRE(pthread_create(&threads[i], NULL, worker, &all) == 0);
+        worker(&all);
+        for (int i = 0; i < 3; i++)
+            pthread_join(threads[i], NULL);
+        CHECK(same(y, expected, it.rows * it.n));
+    }
+    free(expected);
+    free(y);
+    free(scratch);
+    release(&it);
+}
+
+int main(void) {
+    const fr_int8_path *paths[FR_INT8_MAX_PATHS];
+    size_t n_paths = fr_int8_paths(paths);
+    CHECK(n_paths > 0 && strcmp(paths[n_paths - 1]->name, "portable") == 0);
+    for (size_t i = 0; i < n_paths; i++)
+        printf("path %s\n", paths[i]->name);
+    uint64_t random = 20260729;
+    test_every_row_count(&random);
+    test_fuzz(&random);
+    test_extremes(&random);
+    test_special_rows(&random);
+    test_rows_are_independent(&random);
+    test_threads(&random);
+    return check_failures != 0;
+}
