@@ -73,7 +73,7 @@ def _target(g: _Graph, rows: str) -> str:
     before = g("Cast", g("Gather", g("Reshape", cache, flat), earlier), to=TensorProto.INT64)
     before = g("Where", g("Equal", places, g.constant([0])), g.constant([0]), before)
     first = g("Gather", "first", g("Gather", tokens, rows))
-    return g("Add", first, g("Gather", "second", g("Gather", before, rows)))
+    return g("Add", first, g("Gather", "second", g("Gather", before, rows)), out="target/logits")
 
 
 def _safe_temperature(g: _Graph) -> tuple[str, str]:

@@ -1,7 +1,8 @@
-"""The source model run by transformers in float32: the reference that a bundle is compared with."""
+"""The source model run by transformers in float32: the reference of a bundle whose target is float32 too."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from forerun_compiler.errors import CheckpointError
@@ -54,9 +55,21 @@ class HuggingFaceReference:
 
     def logits(self, tokens: tuple[int, ...]) -> npt.NDArray[np.float64]:
         """The logits [V] of the token after `tokens`."""
+        logits: npt.NDArray[np.float64] = self._run(tokens, 1)[-1]
+        return logits
+
+    def all_logits(self, tokens: tuple[int, ...]) -> npt.NDArray[np.float64]:
+        """The logits [T,V] of the token after each of `tokens`."""
+        return self._run(tokens, len(tokens))
+
+    def views(self, prompt: tuple[int, ...], text: tuple[int, ...]) -> Sequence[npt.NDArray[np.float64]]:
+        """The logits [V] after prompt and text; there is one way to compute them."""
+        return (self.logits(prompt + text),)
+
+    def _run(self, tokens: tuple[int, ...], rows: int) -> npt.NDArray[np.float64]:
         import numpy as np
         import torch
 
         with torch.no_grad():
-            found = self._model(torch.tensor([tokens]), use_cache=False, logits_to_keep=1).logits
-        return np.asarray(found[0, -1].double().numpy())
+            found = self._model(torch.tensor([tokens]), use_cache=False, logits_to_keep=rows).logits
+        return np.asarray(found[0].double().numpy())

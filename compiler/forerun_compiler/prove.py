@@ -5,20 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from forerun_compiler.bundle import FILE_NAME, Manifest, Proof, check_bundle, update_manifest
 from forerun_compiler.checkpoint_files import find_source
 from forerun_compiler.chi_square import ChiSquare
 from forerun_compiler.errors import BundleError
 from forerun_compiler.gates import Comparison, Engine, Reference, Tokens, check_sampling, compare, generate
-from forerun_compiler.manifest import Guarantee
+from forerun_compiler.manifest import Guarantee, ProofReference
+from forerun_compiler.own_target import OwnTarget, Source, divergence, target_schemes
 from forerun_compiler.prompts import FILE_NAME as PROMPTS
 from forerun_compiler.prompts import read_prompts
+from forerun_compiler.schemes import SCHEMES
 
 TIE_TOLERANCE = 1e-4
+QUANTIZED_TIE_TOLERANCE = 1e-4
 LEAST_P = 1e-4
 
 OnProgress = Callable[[str, int, int], None]  # stage, done, total
+
+
+class SourceModel(Reference, Source, Protocol):
+    """The source checkpoint in float32: a reference, and what a quantized target is measured against."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +50,30 @@ class Sampling:
     samples: int
 
 
+@dataclass(frozen=True)
+class Basis:
+    """What a bundle is compared with, and how near logits must lie for a tie.
+
+    `tie` is for ways of decoding that compute rows at different widths, `same_width_tie` for speculation on and off:
+    None where the kernels compute the very same numbers, so that every difference is a fault.
+    """
+
+    name: ProofReference
+    reference: Reference | None
+    tie: float
+    same_width_tie: float | None
+
+
 def verify_bundle(
     folder: Path,
     effort: Effort,
     on_progress: OnProgress,
     open_engine: Callable[[Path], Engine] | None = None,
-    open_reference: Callable[[Manifest, Path], Reference | None] | None = None,
+    open_source: Callable[[Manifest, Path], SourceModel | None] | None = None,
 ) -> Proof:
     """Run the gates on the bundle in `folder` and write the proof into its manifest.
 
-    `open_engine` and `open_reference` are for tests.
+    `open_engine` and `open_source` are for tests.
 
     Raises:
         BundleError: the bundle is damaged, or its prompts are.
@@ -63,71 +85,90 @@ def verify_bundle(
         raise BundleError(
             f"{folder / FILE_NAME}: expected {PROMPTS} among the files, found none; build the bundle again"
         )
-    texts = read_prompts(folder / PROMPTS, BundleError)
     engine = (open_engine or _open_engine)(folder)
-    reference = (open_reference or _open_reference)(manifest, folder)
-    proof = prove(engine, reference, texts, effort, on_progress, manifest.source.target)
+    tokens = min(effort.tokens, engine.facts.capacity // 2)
+    # A text that a capacity or an end token cuts would end the comparison early, so long prompts are cut beforehand.
+    texts = (tuple(engine.encode(text)) for text in read_prompts(folder / PROMPTS, BundleError))
+    prompts = [text[: engine.facts.capacity - tokens - 1] for text in texts if text]
+    source = (open_source or _open_source)(manifest, folder)
+    schemes = target_schemes(folder, manifest)
+    own = OwnTarget(folder, manifest) if schemes else None
+    basis = choose_basis(schemes, own, source)
+    proof = prove(engine, basis, prompts, replace(effort, tokens=tokens), on_progress, manifest.source.target)
+    if own is not None and source is not None:
+        on_progress("divergence from the source", 0, 1)
+        proof = replace(proof, kl_to_source=divergence(own.round, source, prompts))
     update_manifest(folder, lambda current: replace(current, proof=proof))
     return proof
 
 
+def choose_basis(schemes: frozenset[str], own: Reference | None, source: Reference | None) -> Basis:
+    """The source model where the target is float32, else the bundle's own target graph.
+
+    `schemes` are those of the target's quantized layers; for these `own` must be there.
+    """
+    if not schemes:
+        return Basis("none" if source is None else "Hugging Face", source, TIE_TOLERANCE, TIE_TOLERANCE)
+    by_row = all(SCHEMES[scheme].by_row for scheme in schemes)
+    same_width = None if by_row else QUANTIZED_TIE_TOLERANCE
+    return Basis("the bundle's own target graph", own, QUANTIZED_TIE_TOLERANCE, same_width)
+
+
 def prove(
-    engine: Engine,
-    reference: Reference | None,
-    texts: Sequence[str],
-    effort: Effort,
-    on_progress: OnProgress,
-    source: str,
+    engine: Engine, basis: Basis, prompts: Sequence[Tokens], effort: Effort, on_progress: OnProgress, source: str
 ) -> Proof:
-    """Run the gates; `source` names the reference where it is missing."""
-    tokens = min(effort.tokens, engine.facts.capacity // 2)
-    # A text that a capacity or an end token cuts would end the comparison early, so long prompts are cut beforehand.
-    prompts = [tuple(engine.encode(text))[: engine.facts.capacity - tokens - 1] for text in texts]
-    prompts = [prompt for prompt in prompts if prompt]
-    padded, plain, source_side, greedy_tokens = _greedy(
-        engine, reference, prompts[: effort.prompts], tokens, on_progress
-    )
-    sampling = None if reference is None else _sampling(engine, reference, prompts, effort, on_progress)
-    not_run = () if reference is not None else _missing(source)
+    """Run the gates; `source` names the source checkpoint where the reference is missing."""
+    padded, plain, other, greedy_tokens = _greedy(engine, basis, prompts[: effort.prompts], effort.tokens, on_progress)
+    sampling = None if basis.reference is None else _sampling(engine, basis.reference, prompts, effort, on_progress)
+    not_run = () if basis.reference is not None else _missing(source)
     if not padded.prompts:
         not_run += ("no prompt has a token: nothing was compared",)
     if sampling is not None and not sampling.drafted_freedom:
         not_run += ("chi-square test: no prefix occurred often enough for a test of drafted tokens; use more samples",)
-    failures = padded.failures + plain.failures + source_side.failures
+    failures = padded.failures + plain.failures + other.failures
     if sampling is not None and sampling.p < LEAST_P:
-        failures += (f"speculative sampling does not follow the source's probabilities: p = {sampling.p:.2g}",)
+        failures += (f"speculative sampling does not follow the reference's probabilities: p = {sampling.p:.2g}",)
+    by_source = other if basis.name == "Hugging Face" else Comparison()
+    by_graph = other if basis.name == "the bundle's own target graph" else Comparison()
     return Proof(
         lossless=not failures and not not_run,
         guarantee=_guarantee(padded),
+        reference=basis.name,
         greedy_prompts=padded.prompts,
         greedy_tokens=greedy_tokens,
         prompts_identical=padded.identical,
         plain_prompts=plain.prompts,
         plain_identical=plain.identical,
         plain_ties=plain.ties,
-        hf_prompts=source_side.prompts,
-        hf_identical=source_side.identical,
-        hf_ties=source_side.ties,
-        tie_tolerance=TIE_TOLERANCE,
+        hf_prompts=by_source.prompts,
+        hf_identical=by_source.identical,
+        hf_ties=by_source.ties,
+        graph_prompts=by_graph.prompts,
+        graph_identical=by_graph.identical,
+        graph_ties=by_graph.ties,
+        tie_tolerance=basis.tie,
         chi_square_p=None if sampling is None else sampling.p,
         chi_square_tests=0 if sampling is None else sampling.tests,
         chi_square_samples=0 if sampling is None else sampling.samples,
+        kl_to_source=None,
         failures=failures,
         not_run=not_run,
     )
 
 
 def _greedy(
-    engine: Engine, reference: Reference | None, prompts: Sequence[Tokens], count: int, on_progress: OnProgress
+    engine: Engine, basis: Basis, prompts: Sequence[Tokens], count: int, on_progress: OnProgress
 ) -> tuple[Comparison, Comparison, Comparison, int]:
     """Speculative against padded, plain and the reference's own decoding, and the number of speculative tokens."""
     ways: dict[str, Callable[[Tokens], Tokens]] = {
         "padded": lambda prompt: generate(engine, prompt, count, "padded"),
         "plain": lambda prompt: generate(engine, prompt, count, "plain"),
     }
+    other = basis.name.removeprefix("the bundle's own ")
+    reference = basis.reference
     if reference is not None:
-        ways["Hugging Face"] = lambda prompt: reference.greedy(prompt, count)
-    results = {"Hugging Face": Comparison()} | dict.fromkeys(ways, Comparison())
+        ways[other] = lambda prompt: reference.greedy(prompt, count)
+    results = {other: Comparison()} | dict.fromkeys(ways, Comparison())
     total = 0
     for index, prompt in enumerate(prompts):
         on_progress("greedy identity", index, len(prompts))
@@ -135,9 +176,10 @@ def _greedy(
         total += len(found)
         for what, decode in ways.items():
             name = f"prompt {index}: speculative and {what} decoding"
-            results[what] += compare(name, prompt, found, decode(prompt), reference, TIE_TOLERANCE)
+            tie = basis.same_width_tie if what == "padded" else basis.tie
+            results[what] += compare(name, prompt, found, decode(prompt), reference, tie)
     on_progress("greedy identity", len(prompts), len(prompts))
-    return results["padded"], results["plain"], results["Hugging Face"], total
+    return results["padded"], results["plain"], results[other], total
 
 
 def _sampling(
@@ -176,7 +218,7 @@ def _open_engine(folder: Path) -> Engine:
     return forerun.load(folder)
 
 
-def _open_reference(manifest: Manifest, folder: Path) -> Reference | None:
+def _open_source(manifest: Manifest, folder: Path) -> SourceModel | None:
     source = find_source(manifest.source.target, folder)
     if source is None:
         return None

@@ -59,10 +59,11 @@ def proof_text(proof: Proof) -> str:
     rows = [
         ("lossless", "yes" if proof.lossless else "NO" if proof.failures else "not proven"),
         ("guarantee", proof.guarantee),
+        ("reference", proof.reference),
         ("speculation on = off", f"{proof.prompts_identical} of {proof.greedy_prompts} prompts, bit for bit"),
         ("tokens compared", str(proof.greedy_tokens)),
         ("plain decoding", _counts(proof.plain_identical, proof.plain_ties, proof.plain_prompts)),
-        ("Hugging Face", _counts(proof.hf_identical, proof.hf_ties, proof.hf_prompts)),
+        *_reference_rows(proof),
         ("sampling", "not tested" if proof.chi_square_p is None else f"p = {proof.chi_square_p:.3g} ({samples})"),
     ]
     return "\n".join(
@@ -70,6 +71,19 @@ def proof_text(proof: Proof) -> str:
         + [f"  failed: {failure}" for failure in proof.failures]
         + [f"  not run: {reason}" for reason in proof.not_run]
     )
+
+
+def _reference_rows(proof: Proof) -> list[tuple[str, str]]:
+    """The comparison with the reference, and for a quantized target how far it is from its source."""
+    if proof.reference != "the bundle's own target graph":
+        return [("Hugging Face", _counts(proof.hf_identical, proof.hf_ties, proof.hf_prompts))]
+    far = "not measured: the source checkpoint is not there"
+    if proof.kl_to_source is not None:
+        far = f"{proof.kl_to_source:.3g} nats a token from the source in float32 (no gate)"
+    return [
+        ("target graph", _counts(proof.graph_identical, proof.graph_ties, proof.graph_prompts)),
+        ("divergence", far),
+    ]
 
 
 def bench_text(bench: Bench) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forerun_compiler.errors import EngineError
 from forerun_compiler.manifest import GraphInterface, ModelFacts
+from forerun_compiler.ort_session import open_session
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -35,7 +35,7 @@ def measure_costs(
     Raises:
         EngineError: ONNX Runtime is not installed or refuses the graph.
     """
-    session = _open(folder / graph.file, threads)
+    session = open_session(folder / graph.file, threads)
     states = {state.name: _zeros(state.dtype, state.shape, 0) for state in graph.states}
     for rows in widths:
         run = _bind(session, graph, states, _input_values(graph, facts, rows))
@@ -45,21 +45,6 @@ def measure_costs(
             run()
             times.append((time.perf_counter_ns() - start) / 1e3)
         yield statistics.median(times[WARM_UP:])
-
-
-def _open(file: Path, threads: int) -> Any:
-    try:
-        import onnxruntime
-    except ModuleNotFoundError:
-        raise EngineError("the cost table needs onnxruntime, which is not installed; pip install onnxruntime") from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its own exception classes are private
-        raise EngineError(f"{file}: ONNX Runtime refuses the graph: {error}") from None
 
 
 def _bind(session: Any, graph: GraphInterface, states: Arrays, inputs: Arrays) -> Callable[[], None]:

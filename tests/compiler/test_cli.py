@@ -162,7 +162,7 @@ def test_verify_exit_code_and_json(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = make_table_bundle(tmp_path / "table")
-    monkeypatch.setattr(prove, "_open_reference", lambda manifest, folder: None)
+    monkeypatch.setattr(prove, "_open_source", lambda manifest, folder: None)
     code, out, err = execute(capsys, "verify", bundle.path, "--tokens", 8, "--json")
     found = json.loads(out)
     assert code == errors.ProofError.exit_code

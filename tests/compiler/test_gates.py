@@ -24,6 +24,9 @@ class Table:
     def logits(self, tokens: tuple[int, ...]) -> npt.NDArray[np.float64]:
         return self.target[tokens[-1]]
 
+    def views(self, prompt: tuple[int, ...], text: tuple[int, ...]) -> list[npt.NDArray[np.float64]]:
+        return [self.logits(prompt + text)]
+
     def greedy(self, prompt: tuple[int, ...], count: int) -> tuple[int, ...]:
         tokens = list(prompt)
         for _ in range(count):
@@ -124,7 +127,7 @@ def test_a_difference_is_judged_by_the_reference() -> None:
     reference.target[2] = [0.0, 1.0, 1.0 - 5e-5, 1.0 - 2e-4, 0.0, 0.0]
     assert compare("a and b", (0,), (2, 1, 0), (2, 2, 3), reference, 1e-4) == Comparison(1, 0, 1, ())
     found = compare("a and b", (0,), (2, 1, 0), (2, 3, 3), reference, 1e-4)
-    said = "a and b part at token 1: 1 and 3, where the source's logits differ by 0.0002, more than a tie of 0.0001"
+    said = "a and b part at token 1: 1 and 3, where the reference's logits differ by 0.0002, more than a tie of 0.0001"
     assert found == Comparison(1, 0, 0, (said,))
     both_low = compare("a and b", (0,), (2, 4), (2, 5), reference, 1e-4)
     assert both_low.failures, "two tokens that are equally unlikely are no tie"
@@ -134,6 +137,30 @@ def test_a_difference_without_a_reference_is_a_failure() -> None:
     found = compare("a and b", (0,), (2, 1), (2, 3), None, 1e-4)
     assert found.failures == (
         "a and b part at token 1: 1 and 3; without the source checkpoint it is not known whether it is a tie",
+    )
+
+
+def test_every_view_must_show_the_tie() -> None:
+    near, far = np.zeros(VOCAB), np.zeros(VOCAB)
+    near[1], far[1] = 1e-3, 1e-2
+
+    class Wide(Table):
+        def views(self, prompt: tuple[int, ...], text: tuple[int, ...]) -> list[npt.NDArray[np.float64]]:
+            assert (prompt, text) == ((0,), (2,))
+            return [near, far]
+
+    reference = Wide(np.zeros((VOCAB, VOCAB)))
+    assert compare("a and b", (0,), (2, 1), (2, 3), reference, 2e-2).ties == 1
+    assert (
+        "differ by 0.01, more than a tie of 0.002"
+        in compare("a and b", (0,), (2, 1), (2, 3), reference, 2e-3).failures[0]
+    )
+
+
+def test_where_nothing_may_differ_no_reference_is_asked() -> None:
+    found = compare("a and b", (0,), (2, 1), (2, 3), Table(np.zeros((VOCAB, VOCAB))), None)
+    assert found.failures == (
+        "a and b part at token 1: 1 and 3, which no rounding explains: a row depends on the other rows",
     )
 
 

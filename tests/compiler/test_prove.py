@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from tokenizers import Tokenizer
 
 import forerun
+from forerun_compiler import prove
 from forerun_compiler.bundle import Manifest, check_bundle
 from forerun_compiler.errors import BundleError
-from forerun_compiler.gates import Reference
-from forerun_compiler.prove import Effort, verify_bundle
+from forerun_compiler.manifest import Precision
+from forerun_compiler.prove import Effort, SourceModel, choose_basis, verify_bundle
 from table_bundle import TableBundle, make_table_bundle
 
 EFFORT = Effort(prompts=4, tokens=24, sampled_prompts=2, samples=400)
@@ -31,6 +33,12 @@ class Tables:
 
     def logits(self, tokens: tuple[int, ...]) -> npt.NDArray[np.float64]:
         return self.sharpness * self.bundle.logits(list(tokens)).astype(np.float64)
+
+    def all_logits(self, tokens: tuple[int, ...]) -> npt.NDArray[np.float64]:
+        return np.stack([self.logits(tokens[: end + 1]) for end in range(len(tokens))])
+
+    def views(self, prompt: tuple[int, ...], text: tuple[int, ...]) -> list[npt.NDArray[np.float64]]:
+        return [self.logits(prompt + text)]
 
     def greedy(self, prompt: tuple[int, ...], count: int) -> tuple[int, ...]:
         found = self.bundle.greedy_tokens(list(prompt), count)
@@ -57,14 +65,14 @@ def rewrite(folder: Path, lines: str) -> None:
     update_manifest(folder, lambda manifest: replace(manifest, files={**manifest.files, "prompts.jsonl": entry}))
 
 
-def verify(bundle: TableBundle, reference: Reference | None, effort: Effort = EFFORT, engine: Any = None) -> Any:
+def verify(bundle: TableBundle, reference: SourceModel | None, effort: Effort = EFFORT, engine: Any = None) -> Any:
     stages: list[tuple[str, int, int]] = []
     open_engine = (lambda folder: engine) if engine else (lambda folder: forerun.load(folder, threads=1))
 
-    def open_reference(manifest: Manifest, folder: Path) -> Reference | None:
+    def open_source(manifest: Manifest, folder: Path) -> SourceModel | None:
         return reference
 
-    proof = verify_bundle(bundle.path, effort, lambda *step: stages.append(step), open_engine, open_reference)
+    proof = verify_bundle(bundle.path, effort, lambda *step: stages.append(step), open_engine, open_source)
     assert stages[0][0] == "check files"
     assert check_bundle(bundle.path).proof == proof
     return proof
@@ -96,7 +104,7 @@ def test_another_source_is_caught_by_its_text(bundle: TableBundle) -> None:
     assert not proof.lossless
     assert (proof.guarantee, proof.hf_identical, proof.plain_identical) == ("bit-identical", 0, 4)
     assert proof.failures[0].startswith("prompt 0: speculative and Hugging Face decoding part at token 7: ")
-    assert "where the source's logits differ by" in proof.failures[0]
+    assert "where the reference's logits differ by" in proof.failures[0]
 
 
 def test_another_temperature_is_caught_by_the_samples(bundle: TableBundle) -> None:
@@ -105,14 +113,14 @@ def test_another_temperature_is_caught_by_the_samples(bundle: TableBundle) -> No
     assert proof.hf_identical == 4
     assert proof.chi_square_p < 1e-4
     assert len(proof.failures) == 1
-    assert proof.failures[0].startswith("speculative sampling does not follow the source's probabilities: p = ")
+    assert proof.failures[0].startswith("speculative sampling does not follow the reference's probabilities: p = ")
 
 
 class Drifting:
-    """A real engine whose padded decoding writes another token from the third on."""
+    """A real engine that writes another third token, by default where it decodes with padding alone."""
 
-    def __init__(self, engine: forerun.Engine, drift: int) -> None:
-        self.engine, self.facts, self.drift = engine, engine.facts, drift
+    def __init__(self, engine: forerun.Engine, drift: int, decoding: tuple[str, ...] = ("padded",)) -> None:
+        self.engine, self.facts, self.drift, self.decoding = engine, engine.facts, drift, decoding
 
     def encode(self, text: str) -> list[int]:
         return self.engine.encode(text)
@@ -126,7 +134,7 @@ class Drifting:
         for finished in self.engine.rounds(prompt, **request):
             tokens = list(finished.committed)
             for index in range(len(tokens)):
-                if place == 2 and request["decoding"] == "padded":
+                if place == 2 and request["decoding"] in self.decoding:
                     tokens[index] = self.drift
                 place += 1
             yield Round(tuple(tokens))
@@ -148,6 +156,78 @@ def test_a_difference_at_a_tie_weakens_the_guarantee(bundle: TableBundle) -> Non
         effort = replace(EFFORT, prompts=1, sampled_prompts=1, samples=60)
         proof = verify(bundle, Flat(bundle, sharpness=1e-7), effort, Drifting(engine, drift=1))
     assert (proof.guarantee, proof.prompts_identical, proof.greedy_prompts) == ("equal-up-to-ties", 0, 1)
+
+
+def quantize(bundle: TableBundle) -> None:
+    """Let the manifest say that the target is int8; the tables stay what they are."""
+    from forerun_compiler.bundle import update_manifest
+
+    precision = Precision(target="int8", lm_head="int8")
+    update_manifest(bundle.path, lambda manifest: replace(manifest, precision=precision))
+
+
+def test_a_quantized_target_is_compared_with_its_own_graph(bundle: TableBundle) -> None:
+    quantize(bundle)
+    proof = verify(bundle, Tables(bundle, sharpness=0.5, wrong_from=0))
+    assert (proof.lossless, proof.guarantee, proof.not_run) == (True, "bit-identical", ())
+    assert proof.reference == "the bundle's own target graph"
+    assert (proof.hf_prompts, proof.hf_identical, proof.hf_ties) == (0, 0, 0)
+    assert (proof.graph_prompts, proof.graph_identical, proof.graph_ties) == (4, 4, 0)
+    assert proof.tie_tolerance == prove.QUANTIZED_TIE_TOLERANCE
+    assert proof.chi_square_p > 1e-3
+    assert proof.kl_to_source == pytest.approx(expected_divergence(bundle, 0.5), rel=1e-6)
+
+
+def expected_divergence(bundle: TableBundle, sharpness: float) -> float:
+    """Between the tables and the source that is less sharp, over the prompts' tokens."""
+    found, tokenizer = [], Tokenizer.from_file(str(bundle.path / "tokenizer.json"))
+    for prompt in PROMPTS:
+        tokens = tokenizer.encode(prompt).ids
+        for end in range(1, len(tokens)):
+            ours = bundle.logits(tokens[:end]).astype(np.float64)
+            log_ours, log_theirs = (x - np.log(np.exp(x).sum()) for x in (ours, sharpness * ours))
+            found.append(float((np.exp(log_theirs) * (log_theirs - log_ours)).sum()))
+    return float(np.mean(found))
+
+
+def test_a_quantized_target_needs_no_source(bundle: TableBundle) -> None:
+    quantize(bundle)
+    proof = verify(bundle, None)
+    assert (proof.lossless, proof.kl_to_source, proof.not_run) == (True, None, ())
+
+
+def test_a_leak_between_rows_is_no_tie_however_near_the_logits_lie(bundle: TableBundle) -> None:
+    """The drifting engine's padded text differs from its speculative one, which equal kernels cannot explain."""
+    quantize(bundle)
+    effort = replace(EFFORT, prompts=1, sampled_prompts=1, samples=60)
+    with forerun.load(bundle.path, threads=1) as engine:
+        flat = choose_basis(frozenset({"int8"}), Tables(bundle, sharpness=0.0), None)
+        leaking = Drifting(engine, drift=1)
+        prompts = [tuple(engine.encode(PROMPTS[0]))]
+        proof = prove.prove(leaking, flat, prompts, effort, lambda *step: None, "source")
+    assert (proof.lossless, proof.guarantee) == (False, "none")
+    said = "prompt 0: speculative and padded decoding part at token 2: "
+    assert proof.failures[0].startswith(said)
+    assert proof.failures[0].endswith("which no rounding explains: a row depends on the other rows")
+
+
+def test_a_leak_into_plain_decoding_is_found_in_the_logits(bundle: TableBundle) -> None:
+    """Speculation on and off leak alike, the plain graph does not: the reference's logits lie far apart."""
+    quantize(bundle)
+    with forerun.load(bundle.path, threads=1) as engine:
+        leaking = Drifting(engine, drift=1, decoding=("speculative", "padded"))
+        proof = verify(bundle, None, replace(EFFORT, prompts=1, sampled_prompts=1), leaking)
+    assert (proof.lossless, proof.guarantee, proof.plain_ties, proof.graph_ties) == (False, "bit-identical", 0, 0)
+    assert "speculative and plain decoding part at token 2" in proof.failures[0]
+    assert "speculative and target graph decoding part at token 2" in proof.failures[1]
+    assert "where the reference's logits differ by" in proof.failures[1]
+
+
+def test_a_scheme_whose_rows_depend_on_each_other_may_part_at_ties(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(prove.SCHEMES, "int8", replace(prove.SCHEMES["int8"], by_row=False))
+    assert choose_basis(frozenset({"int8"}), None, None).same_width_tie == prove.QUANTIZED_TIE_TOLERANCE
+    assert choose_basis(frozenset({"int4"}), None, None).same_width_tie is None
+    assert choose_basis(frozenset(), None, None).name == "none"
 
 
 def test_too_few_samples_prove_nothing(bundle: TableBundle) -> None:

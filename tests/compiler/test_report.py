@@ -15,6 +15,7 @@ from forerun_compiler.resources import GIB, Needs
 PROOF = Proof(
     lossless=True,
     guarantee="bit-identical",
+    reference="Hugging Face",
     greedy_prompts=64,
     greedy_tokens=4096,
     prompts_identical=64,
@@ -24,10 +25,14 @@ PROOF = Proof(
     hf_prompts=64,
     hf_identical=64,
     hf_ties=0,
+    graph_prompts=0,
+    graph_identical=0,
+    graph_ties=0,
     tie_tolerance=1e-4,
     chi_square_p=0.5,
     chi_square_tests=12,
     chi_square_samples=1600,
+    kl_to_source=None,
     failures=(),
     not_run=(),
 )
@@ -37,12 +42,29 @@ def test_proof() -> None:
     assert proof_text(PROOF).splitlines() == [
         "  lossless              yes",
         "  guarantee             bit-identical",
+        "  reference             Hugging Face",
         "  speculation on = off  64 of 64 prompts, bit for bit",
         "  tokens compared       4096",
         "  plain decoding        63 of 64 prompts equal, 1 parted at a tie",
         "  Hugging Face          64 of 64 prompts equal",
         "  sampling              p = 0.5 (1600 samples, 12 tests)",
     ]
+
+
+def test_a_quantized_target_names_its_own_reference() -> None:
+    proof = replace(
+        PROOF,
+        reference="the bundle's own target graph",
+        **{"hf_prompts": 0, "hf_identical": 0, "graph_prompts": 64, "graph_identical": 62, "graph_ties": 2},
+        kl_to_source=0.0123456,
+    )
+    lines = proof_text(proof).splitlines()
+    assert "  reference             the bundle's own target graph" in lines
+    assert "  target graph          62 of 64 prompts equal, 2 parted at a tie" in lines
+    assert "  divergence            0.0123 nats a token from the source in float32 (no gate)" in lines
+    assert not any(line.startswith("  Hugging Face") for line in lines)
+    without = proof_text(replace(proof, kl_to_source=None))
+    assert "  divergence            not measured: the source checkpoint is not there" in without
 
 
 def test_a_failed_proof_says_so() -> None:
