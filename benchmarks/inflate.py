@@ -23,12 +23,12 @@ from typing import Any
 import inflated_weights
 from inflated_weights import Growth, Size
 from safetensors.torch import load_file, save_file
-from scheme_recipes import PairFiles, recipe_text
+from scheme_recipes import CANDIDATES, PairFiles, recipe_text
 
 from forerun_compiler.drafters.dspark_checkpoint import DSparkConfig, parse_config
 from forerun_compiler.errors import BundleError, CheckpointError, ForerunError, ResourceError
 from forerun_compiler.resources import in_gib, this_machine
-from forerun_compiler.schemes import DENSE, SCHEMES
+from forerun_compiler.schemes import DENSE
 
 DEMO = Path(__file__).parent.parent / "recipes/demo"
 SIZES = {
@@ -72,9 +72,8 @@ def inflate(target: Path, drafter: Path, prompts: Path, output: Path, size: Size
         _write_target(source, growth, staging / "target")
         _write_drafter(source, growth, staging / "drafter")
         shutil.copy(prompts, staging / "prompts.jsonl")
-        _write_recipes(name, staging, all_schemes)
-        mark = {"made_by": "benchmarks/inflate.py", "name": name, "seed": inflated_weights.SEED, "size": vars(size)}
-        (staging / MARK).write_text(json.dumps(mark, indent=2) + "\n")
+        write_recipes(name, staging, all_schemes)
+        (staging / MARK).write_text(_mark(size))
         staging.chmod(0o755)  # mkdtemp's own is for the owner alone
         earlier = staging.with_name(f"{staging.name}.old")
         if output.exists():
@@ -83,6 +82,17 @@ def inflate(target: Path, drafter: Path, prompts: Path, output: Path, size: Size
         shutil.rmtree(earlier, ignore_errors=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def inflate_demo(size: str, output: Path, all_schemes: bool = False) -> None:
+    """Write the demo pair at one of SIZES to `output`; see `inflate`."""
+    files = (DEMO / name for name in ("target", "drafter", "prompts.jsonl"))
+    inflate(*files, output, SIZES[size], f"inflated-{size}", all_schemes)
+
+
+def is_made(size: str, output: Path) -> bool:
+    """Whether `output` is the demo pair at this size, as this version makes it."""
+    return (output / MARK).is_file() and (output / MARK).read_text() == _mark(SIZES[size])
 
 
 def count_target(config: dict[str, Any], size: Size) -> int:
@@ -100,6 +110,11 @@ def count_drafter(config: DSparkConfig, size: Size) -> int:
         config, hidden_size=size.hidden, num_heads=size.heads, num_kv_heads=size.kv_heads, intermediate_size=size.mlp
     )
     return sum(math.prod(shape) for shape in grown.tensor_shapes(size.hidden).values())
+
+
+def _mark(size: Size) -> str:
+    mark = {"made_by": "benchmarks/inflate.py", "seed": inflated_weights.SEED, "size": vars(size)}
+    return json.dumps(mark, indent=2) + "\n"
 
 
 def _check_output(output: Path) -> None:
@@ -131,7 +146,7 @@ def _read(target: Path, drafter: Path) -> Source:
 
 def _growth(source: Source, size: Size) -> Growth:
     """Check that the pair has one size, and that the function can be kept at the new one."""
-    old, dspark, where = _size_of(source.target_config), source.dspark, source.target
+    old, dspark, where = size_of(source.target_config), source.dspark, source.target
     of_drafter = Size(
         dspark.hidden_size, dspark.num_heads, dspark.num_kv_heads, dspark.intermediate_size, old.layers
     )  # fmt: skip
@@ -153,7 +168,8 @@ def _growth(source: Source, size: Size) -> Growth:
     return Growth(old, size, dspark.head_dim)
 
 
-def _size_of(config: dict[str, Any]) -> Size:
+def size_of(config: dict[str, Any]) -> Size:
+    """The size that a target's configuration states."""
     return Size(
         config["hidden_size"],
         config["num_attention_heads"],
@@ -219,11 +235,12 @@ def _write_checkpoint(folder: Path, config: dict[str, Any], tensors: dict[str, A
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _write_recipes(name: str, folder: Path, all_schemes: bool) -> None:
+def write_recipes(name: str, folder: Path, all_schemes: bool) -> None:
+    """pair.yaml in float32 beside the checkpoints in `folder`; with `all_schemes` one recipe for each scheme."""
     pair = PairFiles(name, "./target", "./drafter", "./prompts.jsonl", CAPACITY)
-    (folder / "pair.yaml").write_text(recipe_text(pair, DENSE))
-    for scheme in SCHEMES if all_schemes else ():
-        (folder / f"{scheme}.yaml").write_text(recipe_text(pair, scheme))
+    (folder / "pair.yaml").write_text(recipe_text(pair, CANDIDATES[DENSE]))
+    for candidate in CANDIDATES.values() if all_schemes else ():
+        (folder / f"{candidate.name}.yaml").write_text(recipe_text(pair, candidate))
 
 
 def main() -> None:
@@ -234,10 +251,7 @@ def main() -> None:
     asked = parser.parse_args()
     output, size = asked.output.absolute(), SIZES[asked.size]
     try:
-        inflate(
-            DEMO / "target", DEMO / "drafter", DEMO / "prompts.jsonl", output, size,
-            f"inflated-{asked.size}", asked.schemes,
-        )  # fmt: skip
+        inflate_demo(asked.size, output, asked.schemes)
     except ForerunError as error:
         sys.exit(f"error: {error}")
     config = json.loads((DEMO / "target/config.json").read_text())

@@ -1,4 +1,4 @@
-"""Recipes of one pair for each quantization scheme: every part in that scheme, on this machine's processor."""
+"""Recipes of one pair for each quantization scheme: every part in that scheme, on a processor."""
 
 from __future__ import annotations
 
@@ -18,11 +18,29 @@ class PairFiles:
     capacity: int
 
 
-def recipe_text(pair: PairFiles, scheme: str) -> str:
-    """The recipe of `pair` with target, drafter and LM head in `scheme`; schemes of other devices are emulated."""
-    emulate = is_emulated(scheme)
+@dataclass(frozen=True)
+class Candidate:
+    """One bundle of a comparison: a scheme, and whose kernels run it."""
+
+    name: str
+    scheme: str
+    kernels: str = "forerun"
+
+    @property
+    def is_emulated(self) -> bool:
+        """Whether this processor computes the scheme's numbers only slowly, as a reference: its times say nothing."""
+        return ONNXRUNTIME not in SCHEMES[self.scheme].runs_on
+
+
+CANDIDATES = {name: Candidate(name, name) for name in SCHEMES}
+CANDIDATES["int8-stock"] = Candidate("int8-stock", "int8", kernels="stock")
+"""By name: every scheme, and what ONNX Runtime's own kernels make of int8."""
+
+
+def recipe_text(pair: PairFiles, candidate: Candidate) -> str:
+    """The recipe of `pair` with target, drafter and LM head in the candidate's scheme."""
     return f"""\
-name: {pair.name}-{scheme}
+name: {pair.name}-{candidate.name}
 
 target:
   model: {pair.target}
@@ -34,20 +52,16 @@ drafter:
 capacity: {pair.capacity}
 
 precision:
-  target: {scheme}
-  drafter: {scheme}
-  lm_head: {scheme}
+  target: {candidate.scheme}
+  drafter: {candidate.scheme}
+  lm_head: {candidate.scheme}
   cache: float32
 
 engines:
   - backend: onnxruntime
     device: cpu
-{"    emulate: true" if emulate else "    # its own kernels"}
+    kernels: {candidate.kernels}
+    emulate: {"true" if candidate.is_emulated else "false"}
 
 prompts: {pair.prompts}
 """
-
-
-def is_emulated(scheme: str) -> bool:
-    """Whether the processor computes this scheme's numbers only slowly, as a reference: its times say nothing."""
-    return ONNXRUNTIME not in SCHEMES[scheme].runs_on

@@ -25,8 +25,8 @@ from forerun_compiler.schemes import SCHEMES
 DEMO = inflate.DEMO
 TINY = Size(hidden=256, heads=8, kv_heads=4, mlp=160, layers=5)
 """Of the tiny models: hidden 64, 4/2 heads of 16, MLP 96, 3 layers."""
-TOLERANCE = 1e-5
-"""Of float32 logits of a few units: zeros in a sum change its order, nothing else (seen: 2e-6)."""
+TOLERANCE = 3e-5
+"""Of float32 logits up to 20: zeros in a sum change its order, nothing else (seen: 1.2e-5)."""
 
 
 def _save_tiny(folder: Path, head: str = "rnn") -> tuple[Path, Path]:
@@ -82,7 +82,7 @@ def test_the_demo_target_keeps_its_logits_and_the_drafter_its_drafts(inflated_de
     tokens = torch.tensor([prompt])
     expected = _logits(small, tokens)
     assert float(expected.abs().max()) > 5
-    torch.testing.assert_close(_logits(large, tokens), expected, rtol=0, atol=2 * TOLERANCE)
+    torch.testing.assert_close(_logits(large, tokens), expected, rtol=0, atol=TOLERANCE)
     expected_rounds = _rounds(small, DEMO / "drafter", prompt, 4)
     assert any(one.n_accepted for one in expected_rounds)
     _assert_equal_rounds(_rounds(large, inflated_demo / "drafter", prompt, 4), expected_rounds)
@@ -140,6 +140,7 @@ def test_recipes_name_their_scheme(tmp_path: Path) -> None:
     assert load_recipe(folder / "pair.yaml").target.model == str(folder / "target")
     for scheme in SCHEMES:
         assert load_recipe(folder / f"{scheme}.yaml").precision.target == scheme
+    assert load_recipe(folder / "int8-stock.yaml").engines[0].kernels == "stock"
 
 
 def test_an_earlier_pair_is_replaced_and_anything_else_kept(tmp_path: Path) -> None:
