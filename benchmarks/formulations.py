@@ -29,6 +29,7 @@ from forerun_compiler.drafters import load_drafter
 from forerun_compiler.engines import onnxruntime as engine
 from forerun_compiler.passes.link_round import Parts, link_plain, link_round
 from forerun_compiler.passes.lower_ort import PASSES, Pass, lower_ort
+from forerun_compiler.passes.name_products import name_products
 from forerun_compiler.passes.share_weights import share_weights
 from forerun_compiler.target import load_target, trace_target
 
@@ -81,6 +82,7 @@ def build(parts: Parts, variant: Variant, folder: Path) -> int:
         share_weights(graph)
         if variant.before is not None:
             variant.before(graph)
+        name_products(graph)
         lower_ort(graph, variant.passes)
         if variant.after is not None:
             variant.after(graph)

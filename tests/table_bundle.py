@@ -122,7 +122,7 @@ def write_manifest(folder: Path, facts: dict[str, object], graphs: dict[str, obj
             data = path.read_bytes()
             files[path.name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     manifest = {
-        "format": 1,
+        "format": 2,
         "forerun": "0.1.0",
         "created": "2026-01-01T00:00:00+00:00",
         "files": files,

@@ -24,12 +24,13 @@ _kept: list[tempfile.TemporaryDirectory[str]] = []
 
 @dataclass(frozen=True)
 class Pair:
-    """Checkpoints, traced parts, compiled graphs, and the folder with the engine's files."""
+    """Checkpoints, traced parts, linked and compiled graphs, and the folder with the engine's files."""
 
     target: Path
     drafter: Path
     engine: Path
     parts: Parts
+    linked: pipeline.LinkedGraphs
     graphs: pipeline.CompiledGraphs
     interfaces: dict[str, GraphInterface]
 
@@ -79,7 +80,8 @@ def pair(*, head: str = "vanilla", agree: bool = True, draft_len: int | None = N
     facts = pipeline.model_facts(asked, loaded, model)
     traced = trace_target(loaded, model.taps, facts.cache_rows)
     parts = Parts(traced, model.trace(facts.draft_len, facts.cache_rows), facts.draft_len)
-    graphs = pipeline.compile_graphs(parts, facts, lambda _: None)
+    linked = pipeline.link_parts(parts, facts, lambda _: None)
+    graphs = pipeline.lower_linked(linked, Precision(), EngineTarget(), lambda _: None)
     (root / "engine").mkdir()
     interfaces = engine.write(graphs, root / "engine")
-    return Pair(target, drafter, root / "engine", parts, graphs, interfaces)
+    return Pair(target, drafter, root / "engine", parts, linked, graphs, interfaces)

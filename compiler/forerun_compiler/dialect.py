@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from forerun_compiler.errors import TraceError
+from forerun_compiler.errors import PassError, TraceError
+from forerun_compiler.schemes import DENSE, SCHEMES
 
 DOMAIN = "forerun"
 VERSION = 1
@@ -124,6 +125,32 @@ class Experts(_Op):
             raise TraceError(f"Experts: activation must be one of {', '.join(ACTIVATIONS)}; got {self.activation!r}")
 
 
+@dataclass(frozen=True)
+class Linear(_Op):
+    """A product with a constant weight: x [...,K] float32, weight [N,K] float32 -> [...,N] float32.
+
+    The weight is as the checkpoint has it; the scheme says how a lowering stores it and what it multiplies with.
+    """
+
+    OP_TYPE: ClassVar[str] = "Linear"
+
+    layer: str
+    """The layer's name, as recipes and reports spell it; after stacking those of all layers, joined by commas."""
+    scheme: str = "float32"
+    """A name of `schemes.SCHEMES`."""
+    x_max: float = 0.0
+    """The calibrated range of |x| for schemes that need one; 0 is none."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no lowering knows."""
+        if self.scheme not in SCHEMES:
+            raise PassError(f"Linear {self.layer}: scheme must be one of {', '.join(SCHEMES)}; got {self.scheme!r}")
+        if not self.layer or not math.isfinite(self.x_max) or self.x_max < 0.0:
+            raise PassError(
+                f"Linear {self.layer!r}: expected a layer's name and a finite x_max of at least 0; got {self.x_max}"
+            )
+
+
 def _silu(x: Array) -> Array:
     # x * sigmoid(x) with the sigmoid as tanh, which does not overflow for large negative x.
     return x * 0.5 * (1.0 + np.tanh(0.5 * x))
@@ -206,6 +233,11 @@ def experts(hidden: Array, index: Array, weight: Array, gate_up: Array, down: Ar
     return out.astype(hidden.dtype)
 
 
+def linear(x: Array, weight: Array) -> Array:
+    """Reference of Linear at float32; the schemes' references stand in `number_formats`."""
+    return (x.astype(np.float64) @ weight.astype(np.float64).T).astype(x.dtype)
+
+
 def evaluate(model: ir.Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """Run a dialect model: standard ops by ONNX's reference evaluator, dialect ops by the references above.
 
@@ -241,5 +273,15 @@ def _op_runs() -> list[type]:
     def experts_run(self: Any, *inputs: Array, **attributes: Any) -> tuple[Array]:
         return (experts(*inputs, attributes=Experts(**attributes)),)
 
-    runs = {CachedAttention.OP_TYPE: attention_run, CacheWrite.OP_TYPE: write_run, Experts.OP_TYPE: experts_run}
+    def linear_run(self: Any, *inputs: Array, **attributes: Any) -> tuple[Array]:
+        if (scheme := Linear(**attributes).scheme) != DENSE:
+            raise PassError(f"the dialect's evaluator knows Linear at {DENSE} only, found {scheme}")
+        return (linear(*inputs),)
+
+    runs = {
+        CachedAttention.OP_TYPE: attention_run,
+        CacheWrite.OP_TYPE: write_run,
+        Experts.OP_TYPE: experts_run,
+        Linear.OP_TYPE: linear_run,
+    }
     return [type(name, (OpRun,), {"op_domain": DOMAIN, "_run": run}) for name, run in runs.items()]

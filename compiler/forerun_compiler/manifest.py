@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 from forerun_compiler.errors import BundleError
 
-FORMAT = 1
+FORMAT = 2
 FILE_NAME = "manifest.json"
 SEAL_PREFIX = '  "seal": "'
 
 Dim = int | str  # a fixed size, or the name of one that a run chooses ("T")
 DType = Literal["int64", "float32"]
 Guarantee = Literal["bit-identical", "equal-up-to-ties", "none"]
+ProofReference = Literal["Hugging Face", "the bundle's own target graph", "none"]
 
 
 class _Strict:
@@ -90,21 +91,40 @@ class GraphInterface(_Strict):
 
 
 @dataclass(frozen=True)
+class Override(_Strict):
+    """The scheme of the layers whose names match a pattern (shell style), whatever their part says."""
+
+    layers: str
+    scheme: str
+
+
+@dataclass(frozen=True)
 class Precision(_Strict):
-    """The number format of each part."""
+    """The quantization scheme of each part; `drafter_lm_head` is the LM head as the drafter multiplies with it.
+
+    Of several overrides that match a layer the last one counts.
+    """
 
     target: str = "float32"
     drafter: str = "float32"
     lm_head: str = "float32"
+    drafter_lm_head: str = "float32"
     cache: str = "float32"
+    overrides: tuple[Override, ...] = ()
 
 
 @dataclass(frozen=True)
 class EngineTarget(_Strict):
-    """An execution library and the kind of device that it runs on."""
+    """An execution library and the kind of device that it runs on.
+
+    `kernels` are forerun's own operators or the library's stock ones. `emulate` lets the library compute schemes that
+    it has no kernels for: the same numbers, slowly.
+    """
 
     backend: str = "onnxruntime"
     device: str = "cpu"
+    kernels: str = "forerun"
+    emulate: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,6 +150,7 @@ class Proof(_Strict):
 
     lossless: bool
     guarantee: Guarantee
+    reference: ProofReference
     greedy_prompts: int
     greedy_tokens: int
     prompts_identical: int
@@ -139,10 +160,14 @@ class Proof(_Strict):
     hf_prompts: int
     hf_identical: int
     hf_ties: int
+    graph_prompts: int
+    graph_identical: int
+    graph_ties: int
     tie_tolerance: float
     chi_square_p: float | None
     chi_square_tests: int
     chi_square_samples: int
+    kl_to_source: float | None
     failures: tuple[str, ...]
     not_run: tuple[str, ...]
 

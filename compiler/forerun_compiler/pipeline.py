@@ -1,4 +1,4 @@
-"""The whole compile on one page: load, trace, link, share, lower; every stage named, its result checked."""
+"""The whole compile on one page: load, trace, link, share, choose precision, lower; each stage named and checked."""
 
 from __future__ import annotations
 
@@ -10,24 +10,38 @@ import onnx_ir as ir
 from forerun_compiler.bundle import ModelFacts
 from forerun_compiler.checkpoint_files import local_folder
 from forerun_compiler.drafters import Drafter, TargetSide, load_drafter
-from forerun_compiler.errors import RecipeError
+from forerun_compiler.errors import PassError, RecipeError
 from forerun_compiler.graph import check_graph
+from forerun_compiler.manifest import EngineTarget, Precision
+from forerun_compiler.passes.assign_precision import Choice, assign_precision, layer_names, matches
 from forerun_compiler.passes.link_round import Parts, link_plain, link_round
-from forerun_compiler.passes.lower_ort import lower_ort
+from forerun_compiler.passes.lower_ort import lower_ort, passes_for
+from forerun_compiler.passes.name_products import name_products
 from forerun_compiler.passes.share_weights import share_weights
 from forerun_compiler.recipe import Recipe
 from forerun_compiler.target import Target, load_target, trace_target
 
 OnStage = Callable[[str], None]
+SetRanges = Callable[[ir.Model], object]
 
 
 @dataclass(frozen=True)
-class CompiledGraphs:
-    """What a compile gives: the fused round, plain decoding with the same weights, and the facts of the model."""
+class LinkedGraphs:
+    """The fused round and plain decoding in the dialect, with named linear layers in float32: nothing chosen yet."""
 
     round: ir.Model
     plain: ir.Model
     facts: ModelFacts
+
+
+@dataclass(frozen=True)
+class CompiledGraphs:
+    """What an engine is written from: both graphs, lowered, the facts, and the scheme that each layer got."""
+
+    round: ir.Model
+    plain: ir.Model
+    facts: ModelFacts
+    choices: tuple[Choice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,15 +52,8 @@ class _Stage:
     run: Callable[[ir.Model], object]
 
 
-STAGES = (
-    _Stage("share equal weights", share_weights),
-    _Stage("lower to ONNX Runtime", lower_ort),
-    _Stage("share equal constants", share_weights),
-)
-
-
-def compile_recipe(recipe: Recipe, on_stage: OnStage) -> CompiledGraphs:
-    """Load, trace and compile what a recipe names; `on_stage(name)` is called as each stage begins.
+def link_recipe(recipe: Recipe, on_stage: OnStage) -> LinkedGraphs:
+    """Load, trace and link what a recipe names; `on_stage(name)` is called as each stage begins.
 
     Raises:
         ForerunError: of the class that belongs to the stage that failed.
@@ -60,21 +67,78 @@ def compile_recipe(recipe: Recipe, on_stage: OnStage) -> CompiledGraphs:
     traced = trace_target(target, drafter.taps, facts.cache_rows)
     on_stage("trace the drafter")
     parts = Parts(traced, drafter.trace(facts.draft_len, facts.cache_rows), facts.draft_len)
-    return compile_graphs(parts, facts, on_stage)
+    linked = link_parts(parts, facts, on_stage)
+    check_overrides(recipe, linked)
+    return linked
 
 
-def compile_graphs(parts: Parts, facts: ModelFacts, on_stage: OnStage) -> CompiledGraphs:
-    """Link the parts to the round and the plain graph, and bring both to the form that the engine runs."""
+def link_parts(parts: Parts, facts: ModelFacts, on_stage: OnStage) -> LinkedGraphs:
+    """Link the parts to the round and the plain graph, name the linear layers and store equal weights once."""
     on_stage("link the round")
     graphs = (link_round(parts), link_plain(parts.target))
     for graph in graphs:
         check_graph(graph, "link the round")
-    for stage in STAGES:
+    _run(_NAME_AND_SHARE, graphs, on_stage)
+    return LinkedGraphs(*graphs, facts)
+
+
+def lower_linked(
+    linked: LinkedGraphs,
+    precision: Precision,
+    engine: EngineTarget,
+    on_stage: OnStage,
+    set_ranges: SetRanges | None = None,
+) -> CompiledGraphs:
+    """Choose each layer's scheme and bring clones of both graphs to the form that the engine runs.
+
+    `set_ranges` gives the layers of calibrated schemes the range of their inputs.
+    """
+    graphs = (linked.round.clone(), linked.plain.clone())
+    on_stage("choose precision")
+    choices, _ = (assign_precision(graph, precision) for graph in graphs)
+    stages = (
+        *((_Stage("set activation ranges", set_ranges),) if set_ranges is not None else ()),
+        _Stage("lower to ONNX Runtime", lambda model: lower_ort(model, passes_for(engine))),
+        _Stage("share equal constants", share_weights),
+    )
+    _run(stages, graphs, on_stage)
+    return CompiledGraphs(*graphs, linked.facts, choices)
+
+
+def _run(stages: tuple[_Stage, ...], graphs: tuple[ir.Model, ...], on_stage: OnStage) -> None:
+    for stage in stages:
         on_stage(stage.name)
         for graph in graphs:
             stage.run(graph)
             check_graph(graph, stage.name)
-    return CompiledGraphs(*graphs, facts)
+
+
+def _must_name(model: ir.Model) -> None:
+    if not name_products(model):
+        raise PassError(
+            f"pass 'name linear layers' found nothing to rewrite in {model.graph.name!r}, which it must: "
+            "the graph is not of the form that the trace gives"
+        )
+
+
+# Named before they are shared: a weight that two layers share keeps the name of one of them only.
+_NAME_AND_SHARE = (_Stage("name linear layers", _must_name), _Stage("share equal weights", share_weights))
+
+
+def check_overrides(recipe: Recipe, linked: LinkedGraphs) -> None:
+    """Refuse a pattern of the recipe that names no layer.
+
+    Raises:
+        RecipeError: with the line, and some names that there are.
+    """
+    names = layer_names((linked.round, linked.plain))
+    for index, override in enumerate(recipe.precision.overrides):
+        if not any(matches(override.layers, name) for name in names):
+            raise RecipeError(
+                f"{recipe.path}:{recipe.override_lines[index]}: precision.overrides[{index}].layers: "
+                f"{override.layers!r} matches none of the {len(names)} linear layers, which are named like {names[0]}, "
+                f"{names[len(names) // 2]} and {names[-1]}; patterns are shell style: *, ? and [...]"
+            )
 
 
 def target_side(target: Target) -> TargetSide:

@@ -5,23 +5,23 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from forerun_compiler.errors import RecipeError
-from forerun_compiler.manifest import EngineTarget, Precision
-
-if TYPE_CHECKING:
-    from ruamel.yaml.comments import CommentedMap
+from forerun_compiler.manifest import EngineTarget, Override, Precision
+from forerun_compiler.recipe_section import Section, load_yaml
+from forerun_compiler.schemes import DENSE, SCHEMES
 
 FAMILIES = ("dspark",)
-PRECISIONS = ("float32",)
+CACHE_FORMATS = (DENSE,)
 ENGINES = (EngineTarget("onnxruntime", "cpu"),)
-DEFAULT_CAPACITY, DEFAULT_PREFILL_CHUNK = 2048, 128
+KERNELS = ("forerun", "stock")
+RANGE_METHODS = ("absmax", "percentile", "mse")
+DEFAULT_CAPACITY, DEFAULT_PREFILL_CHUNK, DEFAULT_CALIBRATION_TOKENS = 2048, 128, 2048
+_KEYS = ("name", "target", "drafter", "capacity", "draft_len", "prefill_chunk", "precision", "calibration")
+_KEYS += ("engines", "prompts")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -41,8 +41,20 @@ class DrafterReference(ModelReference):
 
 
 @dataclass(frozen=True)
+class CalibrationChoice:
+    """How ranges of activations are found: text (None: the shipped one), the method, and how many tokens are read."""
+
+    prompts: Path | None = None
+    method: str = "mse"
+    tokens: int = DEFAULT_CALIBRATION_TOKENS
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """All that a build needs. `draft_len` None means the drafter's block size; `prompts` None the built-in ones."""
+    """All that a build needs. `draft_len` None means the drafter's block size; `prompts` None the built-in ones.
+
+    `override_lines` are the lines of `precision.overrides`, for messages.
+    """
 
     name: str
     target: ModelReference
@@ -55,6 +67,8 @@ class Recipe:
     prompts: Path | None
     text: str
     path: Path
+    calibration: CalibrationChoice = CalibrationChoice()
+    override_lines: tuple[int, ...] = ()
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -75,8 +89,8 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def _parse(text: str, path: Path) -> Recipe:
-    top = _Section(_load_yaml(text, path), path, "")
-    top.only("name", "target", "drafter", "capacity", "draft_len", "prefill_chunk", "precision", "engines", "prompts")
+    top = Section(load_yaml(text, path), path, "")
+    top.only(*_KEYS)
     name = top.text("name")
     if not re.fullmatch(r"[\w.-]+", name):
         raise top.error("name", f"expected letters, digits, '.', '_' and '-' only, found {name!r}")
@@ -85,6 +99,8 @@ def _parse(text: str, path: Path) -> Recipe:
     drafter = top.section("drafter")
     drafter.only("model", "family")
     capacity = top.integer("capacity", 16, 1 << 20) or DEFAULT_CAPACITY
+    engines = _engines(top)
+    precision, override_lines = _precision(top, engines)
     return Recipe(
         name=name,
         target=ModelReference(*_checkpoint(target)),
@@ -92,89 +108,17 @@ def _parse(text: str, path: Path) -> Recipe:
         capacity=capacity,
         draft_len=top.integer("draft_len", 1, 64),
         prefill_chunk=top.integer("prefill_chunk", 1, capacity) or min(DEFAULT_PREFILL_CHUNK, capacity),
-        precision=_precision(top),
-        engines=_engines(top),
-        prompts=_prompts(top),
+        precision=precision,
+        engines=engines,
+        prompts=_file(top, "prompts"),
         text=text,
         path=path,
+        calibration=_calibration(top),
+        override_lines=override_lines,
     )
 
 
-class _Section:
-    """A mapping of the recipe that knows where it stands; every reader below checks one value."""
-
-    def __init__(self, values: CommentedMap, path: Path, prefix: str) -> None:
-        self.values, self.path, self.prefix = values, path, prefix
-
-    def error(self, key: str, problem: str) -> RecipeError:
-        line = self.values.lc.key(key)[0] if key in self.values else self.values.lc.line
-        return RecipeError(f"{self.path}:{line + 1}: {self.prefix}{key}: {problem}")
-
-    def only(self, *known: str) -> None:
-        """Refuse a key that does not exist, with the nearest one that does."""
-        for key in self.values:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                raise self.error(key, f"unknown key; {hint}known here: {', '.join(known)}")
-
-    def text(self, key: str, default: str | None = None) -> str:
-        value = self.values.get(key, default)
-        if value is None:
-            raise self.error(key, "expected text, found nothing; add this key, recipes/README.md describes it")
-        if not isinstance(value, str) or not value:
-            raise self.error(key, f"expected text, found {_describe(value)}; put the value in quotes")
-        return str(value)
-
-    def integer(self, key: str, low: int, high: int) -> int | None:
-        value = self.values.get(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise self.error(key, f"expected a whole number from {low} to {high}, found {_describe(value)}")
-        if not low <= value <= high:
-            raise self.error(key, f"expected a whole number from {low} to {high}, found {value}")
-        return int(value)
-
-    def choice(self, key: str, options: Iterable[str], default: str) -> str:
-        value = self.text(key, default)
-        if value not in options:
-            raise self.error(key, f"{value!r} does not exist in this version; choose one of: {', '.join(options)}")
-        return value
-
-    def section(self, key: str) -> _Section:
-        value = self.values.get(key)
-        if value is None:
-            raise self.error(key, "expected a section, found nothing; add it, recipes/README.md describes it")
-        return self.nested(key, value, f"{self.prefix}{key}.")
-
-    def nested(self, key: str, value: object, prefix: str) -> _Section:
-        from ruamel.yaml.comments import CommentedMap
-
-        if not isinstance(value, CommentedMap):
-            raise self.error(key, f"expected a section with keys, found {_describe(value)}")
-        return _Section(value, self.path, prefix)
-
-
-def _load_yaml(text: str, path: Path) -> CommentedMap:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.comments import CommentedMap
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
-    try:
-        loaded: Any = YAML(typ="rt").load(text)
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        problem = str(error.problem or error.context).splitlines()[0]
-        raise RecipeError(f"{path}:{line}: this is not YAML: {problem}") from None
-    except YAMLError as error:
-        raise RecipeError(f"{path}: this is not YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(loaded, CommentedMap):
-        raise RecipeError(f"{path}:1: expected keys such as 'name:' and 'target:', found {_describe(loaded)}")
-    return loaded
-
-
-def _checkpoint(section: _Section) -> tuple[str, bool]:
+def _checkpoint(section: Section) -> tuple[str, bool]:
     """(hub name, False) or (absolute folder, True): a folder that exists wins, as in transformers."""
     given = section.text("model")
     folder = (section.path.parent / given).resolve()
@@ -187,46 +131,83 @@ def _checkpoint(section: _Section) -> tuple[str, bool]:
     return given, False
 
 
-def _precision(top: _Section) -> Precision:
-    if top.values.get("precision") is None:
-        return Precision()
+def _precision(top: Section, engines: tuple[EngineTarget, ...]) -> tuple[Precision, tuple[int, ...]]:
+    """The scheme of each part, and the lines of the overrides; one name alone is the scheme of all linear layers."""
+    given = top.values.get("precision")
+    if given is None:
+        return Precision(), ()
+    if isinstance(given, str):
+        scheme = _scheme(top, "precision", engines)
+        return Precision(scheme, scheme, scheme, scheme), ()
     section = top.section("precision")
-    parts = ("target", "drafter", "lm_head", "cache")
-    section.only(*parts)
-    return Precision(*(section.choice(part, PRECISIONS, PRECISIONS[0]) for part in parts))
+    section.only("target", "drafter", "lm_head", "drafter_lm_head", "cache", "overrides")
+    target, drafter, lm_head = (_scheme(section, part, engines) for part in ("target", "drafter", "lm_head"))
+    drafter_lm_head = _scheme(section, "drafter_lm_head", engines, lm_head)
+    cache = section.choice("cache", CACHE_FORMATS, CACHE_FORMATS[0])
+    overrides = section.entries("overrides", "{layers, scheme}")
+    for override in overrides:
+        override.only("layers", "scheme")
+    chosen = tuple(Override(entry.text("layers"), _scheme(entry, "scheme", engines)) for entry in overrides)
+    lines = tuple(entry.line("layers") for entry in overrides)
+    return Precision(target, drafter, lm_head, drafter_lm_head, cache, chosen), lines
 
 
-def _engines(top: _Section) -> tuple[EngineTarget, ...]:
-    value = top.values.get("engines")
-    if value is None:
+def _scheme(section: Section, key: str, engines: tuple[EngineTarget, ...], default: str = DENSE) -> str:
+    """A scheme that every engine of the recipe can run, or may emulate."""
+    scheme = SCHEMES[section.choice(key, SCHEMES, default)]
+    for engine in engines:
+        if engine.backend in scheme.runs_on:
+            continue
+        if engine.backend not in scheme.emulated_on:
+            able = ", ".join(other.name for other in SCHEMES.values() if engine.backend in other.runs_on)
+            raise section.error(key, f"{scheme.name} cannot run on {engine.backend}, which runs: {able}")
+        if not engine.emulate:
+            raise section.error(
+                key,
+                f"{scheme.name} runs on {', '.join(scheme.runs_on)}; {engine.backend} has no kernels for it and can "
+                "only compute the same numbers slowly: add 'emulate: true' to its entry of engines, or choose another",
+            )
+    return scheme.name
+
+
+def _calibration(top: Section) -> CalibrationChoice:
+    if top.values.get("calibration") is None:
+        return CalibrationChoice()
+    section = top.section("calibration")
+    section.only("prompts", "method", "tokens")
+    return CalibrationChoice(
+        prompts=_file(section, "prompts"),
+        method=section.choice("method", RANGE_METHODS, CalibrationChoice().method),
+        tokens=section.integer("tokens", 16, 1 << 20) or DEFAULT_CALIBRATION_TOKENS,
+    )
+
+
+def _engines(top: Section) -> tuple[EngineTarget, ...]:
+    if top.values.get("engines") is None:
         return ENGINES[:1]
-    if not isinstance(value, list) or not value:
-        raise top.error("engines", f"expected a list of {{backend, device}}, found {_describe(value)}")
     engines: list[EngineTarget] = []
-    for index, entry in enumerate(value):
-        section = top.nested("engines", entry, f"engines[{index}].")
-        section.only("backend", "device")
+    for section in top.entries("engines", "{backend, device}"):
+        section.only("backend", "device", "kernels", "emulate")
         backend = section.choice("backend", sorted({engine.backend for engine in ENGINES}), ENGINES[0].backend)
         devices = sorted({engine.device for engine in ENGINES if engine.backend == backend})
-        engine = EngineTarget(backend, section.choice("device", devices, devices[0]))
-        if engine in engines:
+        engine = EngineTarget(
+            backend,
+            section.choice("device", devices, devices[0]),
+            section.choice("kernels", KERNELS, KERNELS[0]),
+            section.flag("emulate"),
+        )
+        if any((engine.backend, engine.device) == (other.backend, other.device) for other in engines):
             raise top.error("engines", f"{engine.backend} on {engine.device} is listed twice; remove one")
         engines.append(engine)
+    if not engines:
+        raise top.error("engines", "expected at least one engine, found none; leave the key out for ONNX Runtime")
     return tuple(engines)
 
 
-def _prompts(top: _Section) -> Path | None:
-    if top.values.get("prompts") is None:
+def _file(section: Section, key: str) -> Path | None:
+    if section.values.get(key) is None:
         return None
-    path = (top.path.parent / top.text("prompts")).resolve()
+    path = (section.path.parent / section.text(key)).resolve()
     if not path.is_file():
-        raise top.error("prompts", f"expected a file with one JSON object a line, found no file {path}")
+        raise section.error(key, f"expected a file with one JSON object a line, found no file {path}")
     return path
-
-
-def _describe(value: object) -> str:
-    if value is None:
-        return "nothing"
-    kinds = ((bool, "true/false"), (int, "the number"), (float, "the number"), (str, "the text"), (list, "a list"))
-    kind = next((name for kind, name in kinds if isinstance(value, kind)), "a section")
-    return f"{kind} {value!r}" if isinstance(value, bool | int | float | str) else kind

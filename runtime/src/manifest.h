@@ -6,7 +6,7 @@
 #include "arena.h"
 #include "status.h"
 
-enum { FR_FORMAT = 1, FR_MAX_RANK = 8, FR_MAX_DRAFT = 256 };
+enum { FR_FORMAT = 2, FR_MAX_RANK = 8, FR_MAX_DRAFT = 256 };
 
 typedef enum fr_dtype { FR_INT64, FR_FLOAT32 } fr_dtype;
 

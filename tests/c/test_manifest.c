@@ -33,7 +33,7 @@ static void hash_text(const char *data, size_t length, char hex[65]) {
 /* The body of a good manifest, unsealed; in a static buffer. */
 static char *good_body(void) {
     static char body[8192];
-    char *at = body + sprintf(body, "{\n  \"format\": 1,\n  \"files\": {");
+    char *at = body + sprintf(body, "{\n  \"format\": 2,\n  \"files\": {");
     for (size_t i = 0; i < 4; i++) {
         char hex[65];
         hash_text(CONTENTS[i], strlen(CONTENTS[i]), hex);
@@ -114,9 +114,9 @@ static void refuses_fields(void) {
     static const struct {
         const char *from, *to, *message;
     } cases[] = {
-        {"\"format\": 1", "\"format\": 2", "has format 2, this runtime reads format 1"},
-        {"\"format\": 1", "\"format\": \"1\"", "manifest.format: expected"},
-        {"\"format\": 1,", "", "manifest.format: expected"},
+        {"\"format\": 2", "\"format\": 3", "has format 3, this runtime reads format 2"},
+        {"\"format\": 2", "\"format\": \"1\"", "manifest.format: expected"},
+        {"\"format\": 2,", "", "manifest.format: expected"},
         {"\"round.onnx\"", "\"../round.onnx\"", "does not stay inside"},
         {"\"round.onnx\"", "\"/etc/passwd\"", "does not stay inside"},
         {"\"round.onnx\"", "\"a/../../b\"", "does not stay inside"},

@@ -7,6 +7,7 @@ import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models
@@ -16,7 +17,9 @@ from forerun_compiler import resources
 from forerun_compiler.build import Toolchain, build, plan_build
 from forerun_compiler.bundle import GraphInterface, ModelFacts, check_bundle
 from forerun_compiler.checkpoint_files import find_source
+from forerun_compiler.compilation import Compiled
 from forerun_compiler.errors import BundleError, CheckpointError, PassError, RecipeError, ResourceError
+from forerun_compiler.precision_map import LayerPrecision, read_precision_map
 from forerun_compiler.prompts import BUILT_IN, read_prompts
 from forerun_compiler.recipe import Recipe, load_recipe
 
@@ -26,8 +29,9 @@ class Graphs:
     facts: ModelFacts
 
 
-def compile_nothing(recipe: Recipe, on_stage: object) -> Graphs:
-    return Graphs(replace(tiny_bundles.FACTS, name=recipe.name))
+def compile_nothing(recipe: Recipe, on_stage: object) -> Compiled:
+    graphs: Any = Graphs(replace(tiny_bundles.FACTS, name=recipe.name))
+    return Compiled(graphs, (LayerPrecision("target.lm_head", "lm_head", "int8", 10, 12, 0.25, None),))
 
 
 def write_nothing(graphs: Graphs, folder: Path) -> dict[str, GraphInterface]:
@@ -65,12 +69,13 @@ def test_writes_all_files_and_facts(recipe: Recipe, tmp_path: Path) -> None:
     manifest = build(recipe, tmp_path / "out", stages.append, TOOLCHAIN)
     assert check_bundle(tmp_path / "out") == manifest
     assert sorted(manifest.files) == [
-        *("plain.onnx", "prompts.jsonl", "round.onnx", "tokenizer.json", "vocab.bin", "weights.bin")
+        *("plain.onnx", "precision.json", "prompts.jsonl", "round.onnx", "tokenizer.json", "vocab.bin", "weights.bin")
     ]
     assert manifest.recipe == recipe.text
     assert manifest.model.name == "x"
     assert (manifest.source.target, manifest.source.drafter) == ("../pair/target", "../pair/drafter")
     assert read_prompts(tmp_path / "out" / "prompts.jsonl") == BUILT_IN
+    assert [row.layer for row in read_precision_map(tmp_path / "out")] == ["target.lm_head"]
     source = (tmp_path / "pair" / "target" / "tokenizer.json").read_bytes()
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == source
     assert stages == ["read prompts and tokenizer", "write graphs and weights", "write tokenizer and manifest"]

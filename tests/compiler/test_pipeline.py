@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from dspark_reference import Drafter, Mutation, rounds
 from forerun_compiler import pipeline
 from forerun_compiler.errors import RecipeError
+from forerun_compiler.manifest import EngineTarget, Override, Precision
 from ort_rounds import GraphRunner, Result, Rounds, open_session, uniforms
 from tiny_models import EOS
 from tiny_pairs import CAPACITY, Pair, pair, recipe
@@ -79,8 +81,8 @@ def test_other_heads_and_lengths_equal_plain_pytorch(options: dict[str, object],
 def test_demo_equals_plain_pytorch(tmp_path: Path) -> None:
     from forerun_compiler.engines import onnxruntime as engine
 
-    graphs = pipeline.compile_recipe(recipe(DEMO / "target", DEMO / "drafter", capacity=512), lambda _: None)
-    engine.write(graphs, tmp_path)
+    linked = pipeline.link_recipe(recipe(DEMO / "target", DEMO / "drafter", capacity=512), lambda _: None)
+    engine.write(pipeline.lower_linked(linked, Precision(), EngineTarget(), lambda _: None), tmp_path)
     prompts = tuple(tuple(int(t) for t in np.random.default_rng(seed).integers(4, 4000, 24)) for seed in range(4))
     seen = compare(tmp_path, DEMO / "target", DEMO / "drafter", temperature=0.0, count=52, prompts=prompts)
     assert sum(seen.values()) >= 200
@@ -215,16 +217,29 @@ def test_facts_and_interfaces() -> None:
 
 def test_stages_are_named_in_order() -> None:
     made, stages = pair(), list[str]()
-    pipeline.compile_graphs(made.parts, made.graphs.facts, stages.append)
+    linked = pipeline.link_parts(made.parts, made.graphs.facts, stages.append)
+    pipeline.lower_linked(linked, Precision(), EngineTarget(), stages.append)
     assert stages == [
         "link the round",
+        "name linear layers",
         "share equal weights",
+        "choose precision",
         "lower to ONNX Runtime",
         "share equal constants",
     ]
 
 
+def test_a_pattern_that_matches_no_layer_is_refused() -> None:
+    made: Pair = pair()
+    precision = Precision(overrides=(Override("target.*", "int8"), Override("*.up_prj", "int8")))
+    asked = replace(recipe(made.target, made.drafter), precision=precision, override_lines=(8, 9))
+    with pytest.raises(RecipeError) as caught:
+        pipeline.check_overrides(asked, made.linked)
+    assert str(caught.value).startswith("tiny.yaml:9: precision.overrides[1].layers: '*.up_prj' matches none of the ")
+    assert "target.model.layers.0.self_attn.q_proj" in str(caught.value)
+
+
 def test_draft_longer_than_the_block_is_refused() -> None:
     made: Pair = pair()
     with pytest.raises(RecipeError, match=r"tiny\.yaml: draft_len: the drafter drafts at most 7 tokens .*found 8"):
-        pipeline.compile_recipe(recipe(made.target, made.drafter, draft_len=8), lambda _: None)
+        pipeline.link_recipe(recipe(made.target, made.drafter, draft_len=8), lambda _: None)

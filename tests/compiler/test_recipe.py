@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from forerun_compiler.errors import RecipeError
-from forerun_compiler.manifest import EngineTarget, Precision
-from forerun_compiler.recipe import load_recipe
+from forerun_compiler.manifest import EngineTarget, Override, Precision
+from forerun_compiler.recipe import CalibrationChoice, load_recipe
 
 GOOD = """\
 name: tiny
@@ -47,6 +47,29 @@ def test_reads_every_key(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, GOOD + more + "engines:\n  - {backend: onnxruntime, device: cpu}\n"))
     assert (recipe.draft_len, recipe.prefill_chunk) == (3, 32)
     assert recipe.prompts == (tmp_path / "p.jsonl").resolve()
+
+
+def test_one_name_is_the_scheme_of_all_linear_layers(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, GOOD + "precision: int8\n"))
+    assert recipe.precision == Precision("int8", "int8", "int8", "int8", "float32")
+
+
+def test_precision_by_part_and_layer(tmp_path: Path) -> None:
+    more = (
+        "precision:\n  target: int8\n  lm_head: int4\n  overrides:\n"
+        "    - {layers: '*.down_proj', scheme: float32}\n    - {layers: drafter.*, scheme: int4-block128}\n"
+    )
+    recipe = load_recipe(write(tmp_path, GOOD + more))
+    overrides = (Override("*.down_proj", "float32"), Override("drafter.*", "int4-block128"))
+    assert recipe.precision == Precision("int8", "float32", "int4", "int4", "float32", overrides)
+    assert recipe.override_lines == (12, 13)
+
+
+def test_an_engine_may_emulate(tmp_path: Path) -> None:
+    more = "precision: fp8\nengines:\n- {emulate: true, kernels: stock}\ncalibration: {method: absmax, tokens: 64}\n"
+    recipe = load_recipe(write(tmp_path, GOOD + more))
+    assert recipe.engines == (EngineTarget("onnxruntime", "cpu", "stock", emulate=True),)
+    assert recipe.calibration == CalibrationChoice(None, "absmax", 64)
 
 
 def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +122,32 @@ def test_a_small_capacity_bounds_the_default_chunk(tmp_path: Path) -> None:
             7,
             "precision.target: 'fp4' does not exist in this version; choose",
         ),
-        ("capacity: 256", "precision: float32", 7, "precision: expected a section with keys, found the text 'float32'"),
+        ("capacity: 256", "precision: 8", 7, "precision: expected a section with keys, found the number 8"),
+        ("capacity: 256", "precision: nvfp5", 7, "precision: 'nvfp5' does not exist in this version; choose"),
+        ("capacity: 256", "precision: {cache: int8}", 7, "precision.cache: 'int8' does not exist in this version"),
+        (
+            "capacity: 256",
+            "precision:\n  target: int8\n  drafter: nvfp4",
+            9,
+            "precision.drafter: nvfp4 runs on tensorrt-rtx, tensorrt; onnxruntime has no kernels for it and can only",
+        ),
+        (
+            "capacity: 256",
+            "precision:\n  overrides:\n  - {layers: x, scheme: float32}\n  - {layers: y, scheme: int5}",
+            10,
+            "precision.overrides[1].scheme: 'int5' does not exist",
+        ),
+        ("capacity: 256", "precision: {overrides: {}}", 7, "precision.overrides: expected a list of {layers, scheme}"),
+        ("capacity: 256", "calibration: {method: best}", 7, "calibration.method: 'best' does not exist"),
+        ("capacity: 256", "calibration: {prompts: gone}", 7, "calibration.prompts: expected a file with one JSON"),
+        ("capacity: 256", "engines: []", 7, "engines: expected at least one engine, found none"),
+        ("capacity: 256", "engines:\n- {kernels: fast}", 8, "engines[0].kernels: 'fast' does not exist"),
+        (
+            "capacity: 256",
+            "engines:\n- {emulate: 1}",
+            8,
+            "engines[0].emulate: expected true or false, found the number",
+        ),
         ("capacity: 256", "engines:\n- {backend: tensorrt}", 8, "engines[0].backend: 'tensorrt' does not exist"),
         (
             "capacity: 256",

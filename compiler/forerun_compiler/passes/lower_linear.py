@@ -1,7 +1,7 @@
-"""MatMul(x, Transpose(w)) of the traced form becomes a product with a weight that is stored ready for use.
+"""forerun::Linear at float32 becomes a product with a weight that is stored ready for use.
 
-A weight that only products read is stored transposed, [in, out]. One that an embedding reads too (a tied LM head) stays
-as it is, [out, in], and the product becomes Gemm with transB: so the bundle, and the memory, hold it once.
+A weight that only products read is stored transposed, [K,N]. One that an embedding reads too (a tied LM head) stays as
+it is, [N,K], and the product becomes Gemm with transB: so the bundle, and the memory, hold it once.
 """
 
 from __future__ import annotations
@@ -9,55 +9,55 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from forerun_compiler.dialect import Linear
 from forerun_compiler.errors import PassError
-from forerun_compiler.graph import constant_array, find_nodes, remove_unused, replace_node
-from forerun_compiler.passes.emitter import Emitter
+from forerun_compiler.graph import constant_array, remove_unused, replace_node
+from forerun_compiler.passes.emitter import Emitter, operands
+from forerun_compiler.passes.name_products import products
+from forerun_compiler.schemes import DENSE
 
 
 def lower_linear(model: ir.Model) -> int:
-    """Rewrite every product with a transposed weight; return how many weights were rewritten.
+    """Lower every Linear whose scheme is float32; return how many there were.
 
     Raises:
-        PassError: a transposed weight has a user that is not a product.
+        PassError: a weight is not a constant, or a tied one multiplies an input that is not of rank 2 or 3.
     """
-    fired = 0
-    for graph in model.graphs():
-        for node in find_nodes(graph, "Transpose"):
-            weight = node.inputs[0]
-            if weight is None or weight.const_value is None or len(weight.const_value.shape) != 2:
-                continue
-            if any(use.node.op_type == "Gather" for use in weight.uses()):
-                _read_as_stored(graph, node, weight)
-            else:
-                _store_transposed(model.graph, node, weight)
-            fired += 1
+    dense = [node for node in products(model) if Linear.from_node(node).scheme == DENSE]
+    for node in dense:
+        _, weight = operands(node, 2)
+        if any(use.node.op_type == "Gather" for use in weight.uses()):
+            _read_as_stored(model.graph, node)
+        else:
+            _store_transposed(model.graph, node)
     remove_unused(model)
-    return fired
+    return len(dense)
 
 
-def _store_transposed(home: ir.Graph, node: ir.Node, weight: ir.Value) -> None:
-    """Put the transposed constant in the place of the Transpose; the first user of a weight makes it for all."""
+def _store_transposed(home: ir.Graph, node: ir.Node) -> None:
+    """Multiply with the transposed constant; the first user of a weight makes it for all."""
+    x, weight = operands(node, 2)
     name = f"{weight.name}.T"
     stored = home.initializers.get(name)
     if stored is None:
         array = constant_array(weight)
-        assert array is not None
+        if array is None:
+            raise PassError(f"node {node.name!r}: expected a constant weight, found the computed {weight.name!r}")
         tensor = ir.tensor(np.ascontiguousarray(array.T), name=name)
-        stored = ir.val(name, const_value=tensor)
+        stored = ir.val(name, tensor.dtype, array.T.shape, const_value=tensor)
         home.register_initializer(stored)
-    node.outputs[0].replace_all_uses_with(stored)
     assert isinstance(node.graph, ir.Graph)
-    node.graph.remove(node, safe=True)
+    emit = Emitter(node.graph, f"{node.outputs[0].name}.", constants=home, before=node)
+    replace_node(node, [], [emit("MatMul", x, stored)])
 
 
-def _read_as_stored(graph: ir.Graph, node: ir.Node, weight: ir.Value) -> None:
-    """x [1,R,E] MatMul w.T [E,V] becomes Gemm(x [R,E], w, transB) with the batch put back."""
-    for use in list(node.outputs[0].uses()):
-        product = use.node
-        x = product.inputs[0]
-        if product.op_type != "MatMul" or use.idx != 1 or x is None or x.shape is None or len(x.shape) not in (2, 3):
-            raise PassError(f"node {product.name!r}: a transposed weight that is no plain product: cannot be lowered")
-        emit = Emitter(graph, f"{product.outputs[0].name}.", before=product)
-        flat = x if len(x.shape) == 2 else emit("Squeeze", x, emit.constant([0]))
-        out = emit("Gemm", flat, weight, transB=1)
-        replace_node(product, [], [out if len(x.shape) == 2 else emit("Unsqueeze", out, emit.constant([0]))])
+def _read_as_stored(home: ir.Graph, node: ir.Node) -> None:
+    """x [1,R,K], w [N,K] becomes Gemm(x [R,K], w, transB) with the batch put back."""
+    x, weight = operands(node, 2)
+    if x.shape is None or len(x.shape) not in (2, 3):
+        raise PassError(f"node {node.name!r}: expected an input of rank 2 or 3 for a tied weight, found {x.shape}")
+    assert isinstance(node.graph, ir.Graph)
+    emit = Emitter(node.graph, f"{node.outputs[0].name}.", constants=home, before=node)
+    flat = x if len(x.shape) == 2 else emit("Squeeze", x, emit.constant([0]))
+    out = emit("Gemm", flat, weight, transB=1)
+    replace_node(node, [], [out if len(x.shape) == 2 else emit("Unsqueeze", out, emit.constant([0]))])

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from forerun_compiler import dialect
 from forerun_compiler.errors import PassError
 from forerun_compiler.graph import check_graph, remove_unused
+from forerun_compiler.manifest import EngineTarget
 from forerun_compiler.passes.lower_attention import lower_attention
 from forerun_compiler.passes.lower_experts import lower_experts
 from forerun_compiler.passes.lower_linear import lower_linear
@@ -28,13 +29,18 @@ class Pass:
     must_fire: bool
 
 
-PASSES = (
-    Pass("lower attention and caches", lower_attention, must_fire=True),
-    Pass("lower experts", lower_experts, must_fire=False),
-    Pass("lower linear layers", lower_linear, must_fire=True),
-    # Models that store Q, K and V, or gate and up, as one weight have nothing to stack.
-    Pass("stack products", stack_products, must_fire=False),
-)
+def passes_for(engine: EngineTarget) -> tuple[Pass, ...]:
+    """Return the ordered passes for an engine entry of a recipe: its kernels decide the form of some schemes."""
+    return (
+        Pass("lower attention and caches", lower_attention, must_fire=True),
+        Pass("lower experts", lower_experts, must_fire=False),
+        # Models that store Q, K and V, or gate and up, as one weight have nothing to stack.
+        Pass("stack products", stack_products, must_fire=False),
+        Pass("lower float32", lower_linear, must_fire=False),
+    )
+
+
+PASSES = passes_for(EngineTarget())
 
 
 def lower_ort(model: ir.Model, passes: tuple[Pass, ...] = PASSES) -> dict[str, int]:

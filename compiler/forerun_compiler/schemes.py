@@ -1,0 +1,55 @@
+"""The quantization schemes that a recipe can name: what each stores, what it computes with, and where it runs.
+
+A scheme is one row here, one encoder in `number_formats/` and one pass in `passes/quantize_*.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DENSE = "float32"
+ONNXRUNTIME, TENSORRT_RTX, TENSORRT = "onnxruntime", "tensorrt-rtx", "tensorrt"
+_GPU = (TENSORRT_RTX, TENSORRT)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How the linear layers of a part are stored and multiplied.
+
+    `runs_on` are the backends whose own kernels compute it, `emulated_on` those that compute the same numbers slowly.
+    `calibrated` schemes need the range of each layer's input beforehand. A weight [N,K] needs K to be a multiple of
+    `block`. `by_row`: an output row depends on its own input row alone, which is what a verify pass needs.
+    """
+
+    name: str
+    weights: str
+    activations: str
+    runs_on: tuple[str, ...]
+    emulated_on: tuple[str, ...] = ()
+    calibrated: bool = False
+    block: int = 1
+    by_row: bool = True
+
+
+SCHEMES = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme(DENSE, "float32", "float32", (ONNXRUNTIME,)),
+        Scheme("int8", "int8 per output channel", "int8 per row, dynamic", (ONNXRUNTIME,)),
+        Scheme("int4", "int4 in blocks of 32", "float", (ONNXRUNTIME, *_GPU)),
+        Scheme("int4-block128", "int4 in blocks of 128", "float", (ONNXRUNTIME, *_GPU)),
+        Scheme("int8-static", "int8 per output channel", "int8 per tensor", (ONNXRUNTIME, *_GPU), calibrated=True),
+        Scheme("fp8", "E4M3 per output channel", "E4M3 per tensor", _GPU, (ONNXRUNTIME,), calibrated=True),
+        Scheme(
+            "nvfp4",
+            "E2M1 in blocks of 16, E4M3 block scales",
+            "E2M1 in blocks of 16, dynamic",
+            _GPU,
+            (ONNXRUNTIME,),
+            calibrated=True,
+            block=16,
+        ),
+        Scheme("nvfp4-weight-only", "E2M1 in blocks of 16, E4M3 block scales", "float", _GPU, (ONNXRUNTIME,), block=16),
+    )
+}
+"""By the name that recipes use."""
