@@ -1,7 +1,8 @@
 """Store equal constants once: an embedding or LM head that the drafter borrows, rotary tables, small numbers.
 
 Constants are equal when dtype, shape and bytes are. Transposed copies are not looked for: `lower_linear` reads a weight
-that is stored for an embedding in the layout that it has.
+that is stored for an embedding in the layout that it has. The scales and zero points of Q/DQ nodes stay apart, equal or
+not: TensorRT's compiler crashes on one that two of them read. The weights file holds their bytes once all the same.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import onnx_ir as ir
 
 from forerun_compiler.graph import remove_unused
 
+QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "TRT_FP4DynamicQuantize")
+
 Key = tuple[str, tuple[int, ...], bytes]
 
 
@@ -22,7 +25,7 @@ def share_weights(model: ir.Model) -> int:
     first: dict[Key, ir.Value] = {}
     dropped = 0
     for value in list(graph.initializers.values()):
-        if value.const_value is None or value.is_graph_output():
+        if value.const_value is None or value.is_graph_output() or _is_scale(value):
             continue
         kept = first.setdefault(_key(value.const_value), value)
         if kept is not value:
@@ -30,6 +33,10 @@ def share_weights(model: ir.Model) -> int:
             dropped += 1
     remove_unused(model)
     return dropped
+
+
+def _is_scale(value: ir.Value) -> bool:
+    return any(use.node.op_type in QUANTIZERS and use.idx > 0 for use in value.uses())
 
 
 def _key(tensor: ir.TensorProtocol) -> Key:

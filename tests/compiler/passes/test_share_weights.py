@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -33,6 +34,40 @@ def test_the_same_bytes_in_another_shape_or_type_stay_apart() -> None:
     model = sum_of([*values, constant("d", [[0.0, -0.0], [0.0, 0.0]])])
     assert share_weights(model) == 0
     assert len(model.graph.initializers) == 4
+
+
+def test_scales_and_zero_points_stay_apart() -> None:
+    x = ir.val("x", FLOAT, [2, 2])
+    scale, zero = np.array(0.5, np.float32), np.array(0, np.int8)
+    constants = {
+        name: constant(name, array, array.dtype)
+        for name, array in {"s": scale, "s2": scale, "z": zero, "z2": zero, "half": scale}.items()
+    }
+    codes = [constant(name, np.ones((2, 2)), np.int8) for name in ("w", "w2")]
+    first = node("DequantizeLinear", [codes[0], constants["s"], constants["z"]], ("first", [2, 2]))
+    second = node("DequantizeLinear", [codes[1], constants["s2"], constants["z2"]], ("second", [2, 2]))
+    sums = node("Add", [first.outputs[0], second.outputs[0]], ("sums", [2, 2]))
+    scaled = node("Mul", [sums.outputs[0], constants["half"]], ("scaled", [2, 2]))
+    out = node("Add", [x, scaled.outputs[0]], ("out", [2, 2]))
+    model = make_model([x], [first, second, sums, scaled, out], out.outputs)
+    assert share_weights(model) == 1  # the codes
+    assert sorted(model.graph.initializers) == ["half", "s", "s2", "w", "z", "z2"]
+    assert run(model, {"x": np.zeros((2, 2), np.float32)})["out"].tolist() == [[0.5, 0.5]] * 2
+
+
+def test_four_bit_codes_are_shared() -> None:
+    x = ir.val("x", FLOAT, [2, 2])
+    packed = [constant(name, [[1, 2], [3, -4]], ml_dtypes.int4) for name in ("a", "b")]
+    other = constant("c", [[1, 2], [3, 4]], ml_dtypes.int4)
+    scales = [constant(f"{value.name}.scale", [1.0, 1.0]) for value in (*packed, other)]
+    nodes, total = [], x
+    for value, scale in zip((*packed, other), scales, strict=True):
+        dense = node("DequantizeLinear", [value, scale], (f"{value.name}.dense", [2, 2]), axis=0)
+        nodes += [dense, node("Add", [total, dense.outputs[0]], (f"{value.name}.sum", [2, 2]))]
+        total = nodes[-1].outputs[0]
+    model = make_model([x], nodes, [total])
+    assert share_weights(model) == 1
+    assert run(model, {"x": np.zeros((2, 2), np.float32)})["c.sum"].tolist() == [[3.0, 6.0], [9.0, -4.0]]
 
 
 def test_branches_share_too() -> None:
