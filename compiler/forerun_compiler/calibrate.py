@@ -36,7 +36,7 @@ class CalibrationSettings:
     """How much text is read: at most `tokens` tokens, of which every text has a part, and at least `least_tokens`."""
 
     tokens: int = 2048
-    least_tokens: int = 64
+    least_tokens: int = 16
 
     def __post_init__(self) -> None:
         """Refuse limits that nothing satisfies."""
@@ -121,7 +121,7 @@ def _cut(sequences: Sequence[Sequence[int]], facts: ModelFacts, settings: Calibr
         # What short texts leave of their part goes to the longer ones.
         del text[-(-left // waiting) :]
         left -= len(text)
-    return [text for text in texts if text]
+    return texts
 
 
 @dataclass(frozen=True)
