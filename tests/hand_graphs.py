@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
+import forerun
 from forerun_compiler.dialect import DOMAIN, OPSET
 from forerun_compiler.graph import check_graph
 
@@ -52,6 +53,7 @@ def session(model: ir.Model) -> ort.InferenceSession:
     onnx.checker.check_model(proto)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
+    options.register_custom_ops_library(str(forerun.kernel_library()))
     return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

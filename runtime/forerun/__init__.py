@@ -11,6 +11,7 @@ from forerun._core import Facts, Round
 from forerun.engine import Engine, load
 from forerun.errors import ForerunError
 from forerun.generation import Generation, Stream
+from forerun.operators import kernel_library
 from forerun.rounds import Rounds
 from forerun.statistics import Statistics
 
@@ -24,5 +25,6 @@ __all__ = [
     "Statistics",
     "Stream",
     "__version__",
+    "kernel_library",
     "load",
 ]
