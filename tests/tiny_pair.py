@@ -45,7 +45,7 @@ def build_tiny_pair(folder: Path) -> TinyPair:
         f"capacity: {CAPACITY}\nprefill_chunk: 16\n",
         encoding="utf-8",
     )
-    build(load_recipe(recipe), pair.bundle, lambda stage: None)
+    build(load_recipe(recipe), pair.bundle, lambda stage, done, total: None)
     return pair
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from forerun_compiler import __version__
 from forerun_compiler.bundle import FORMAT, GraphInterface, Manifest, Source, check_output, write_bundle
-from forerun_compiler.checkpoint_files import read_tokenizer, source_name
+from forerun_compiler.checkpoint_files import TokenizerFiles, read_tokenizer, source_name
 from forerun_compiler.errors import ResourceError
 from forerun_compiler.precision_map import FILE_NAME as PRECISION_MAP
 from forerun_compiler.precision_map import render_precision_map
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from forerun_compiler.compilation import Compiled
     from forerun_compiler.pipeline import CompiledGraphs
 
-OnStage = Callable[[str], None]
+OnProgress = Callable[[str, int, int], None]  # stage, done, total (0 = not known)
 
 
 @dataclass(frozen=True)
 class Toolchain:
     """What compiles a recipe, and what writes the graphs of an engine into a folder."""
 
-    compile_recipe: Callable[[Recipe, OnStage], Compiled]
+    compile_recipe: Callable[[Recipe, Path | None, OnProgress], Compiled]
     write_engine: Callable[[CompiledGraphs, Path], Mapping[str, GraphInterface]]
 
 
@@ -58,31 +58,41 @@ def plan_build(recipe: Recipe, output: Path) -> Needs:
 def build(
     recipe: Recipe,
     output: Path,
-    on_stage: OnStage,
+    on_progress: OnProgress,
     toolchain: Toolchain | None = None,
+    cache: Path | None = None,
 ) -> Manifest:
     """Compile the recipe and write the bundle to `output` in one piece (see `bundle.write_bundle`).
 
-    `on_stage(name)` is called as each stage begins. `toolchain` is for tests.
+    `on_progress(stage, done, total)` is called as each stage begins, and within long ones. Calibrations are kept in the
+    folder `cache`. `toolchain` is for tests.
 
     Raises:
         ForerunError: of the class that belongs to the stage that failed; nothing is left behind.
     """
     toolchain = toolchain or _toolchain()
     check_output(output)
-    on_stage("read prompts and tokenizer")
-    prompts = read_prompts(recipe.prompts) if recipe.prompts else BUILT_IN
-    tokenizer = read_tokenizer(recipe.target)
+    on_progress("read prompts and tokenizer", 0, 0)
+    _read_texts(recipe)  # before the long part, so that a mistake is told at once
     try:
-        compiled = toolchain.compile_recipe(recipe, on_stage)
+        compiled = toolchain.compile_recipe(recipe, cache, on_progress)
     except MemoryError:
         raise ResourceError("the compile ran out of memory; end other programs or use a larger machine") from None
+    return write_compiled(recipe, compiled, output, on_progress, toolchain)
+
+
+def write_compiled(
+    recipe: Recipe, compiled: Compiled, output: Path, on_progress: OnProgress, toolchain: Toolchain | None = None
+) -> Manifest:
+    """Write what a recipe was compiled to as a bundle, in one piece."""
+    toolchain = toolchain or _toolchain()
+    prompts, tokenizer = _read_texts(recipe)
     vocabulary = encode_vocabulary(tokenizer.tokenizer, compiled.graphs.facts.vocab_size, recipe.target.model)
 
     def fill(staging: Path) -> Manifest:
-        on_stage("write graphs and weights")
+        on_progress("write graphs and weights", 0, 0)
         interfaces = toolchain.write_engine(compiled.graphs, staging)
-        on_stage("write tokenizer and manifest")
+        on_progress("write tokenizer and manifest", 0, 0)
         (staging / "tokenizer.json").write_text(tokenizer.tokenizer, encoding="utf-8")
         if tokenizer.chat_template is not None:
             (staging / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
@@ -105,3 +115,10 @@ def build(
         )
 
     return write_bundle(output, fill)
+
+
+def _read_texts(recipe: Recipe) -> tuple[tuple[str, ...], TokenizerFiles]:
+    prompts = read_prompts(recipe.prompts) if recipe.prompts else BUILT_IN
+    if recipe.calibration.prompts is not None:
+        read_prompts(recipe.calibration.prompts)
+    return prompts, read_tokenizer(recipe.target)

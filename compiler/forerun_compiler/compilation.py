@@ -1,12 +1,27 @@
-"""From a recipe to compiled graphs: link, choose precision, lower, and weigh what each layer became."""
+"""From a recipe to compiled graphs: link, calibrate, choose precision, lower, and weigh what each layer became."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
-from forerun_compiler.pipeline import CompiledGraphs, OnStage, link_recipe, lower_linked
+from forerun_compiler.activation_range import Calibration
+from forerun_compiler.calibrate import CalibrationSettings, calibrate, encode_texts
+from forerun_compiler.calibration_cache import calibration_key, load_or_run
+from forerun_compiler.calibration_text import TEXTS
+from forerun_compiler.checkpoint_files import read_tokenizer
+from forerun_compiler.manifest import Precision
+from forerun_compiler.passes.set_ranges import set_ranges
+from forerun_compiler.pipeline import CompiledGraphs, LinkedGraphs, link_recipe, lower_linked
 from forerun_compiler.precision_map import LayerPrecision
+from forerun_compiler.prompts import read_prompts
 from forerun_compiler.recipe import Recipe
+from forerun_compiler.schemes import DENSE
+from forerun_compiler.weigh_layers import weigh_layers
+
+OnProgress = Callable[[str, int, int], None]  # stage, done, total (0 = not known)
 
 
 @dataclass(frozen=True)
@@ -17,12 +32,51 @@ class Compiled:
     precision_map: tuple[LayerPrecision, ...]
 
 
-def compile_recipe(recipe: Recipe, on_stage: OnStage) -> Compiled:
-    """Compile what a recipe names; `on_stage(name)` is called as each stage begins.
+def compile_recipe(recipe: Recipe, cache: Path | None, on_progress: OnProgress) -> Compiled:
+    """Compile what a recipe names. `cache` is the folder where calibrations are kept; None keeps none.
 
     Raises:
         ForerunError: of the class that belongs to the stage that failed.
     """
-    linked = link_recipe(recipe, on_stage)
-    graphs = lower_linked(linked, recipe.precision, recipe.engines[0], on_stage)
-    return Compiled(graphs, ())
+    linked = link_recipe(recipe, lambda stage: on_progress(stage, 0, 0))
+    calibration = calibrate_linked(recipe, linked, cache, on_progress) if is_quantized(recipe.precision) else None
+    return compile_linked(recipe, linked, recipe.precision, calibration, on_progress)
+
+
+def compile_linked(
+    recipe: Recipe,
+    linked: LinkedGraphs,
+    precision: Precision,
+    calibration: Calibration | None,
+    on_progress: OnProgress,
+) -> Compiled:
+    """Lower linked graphs at a precision that may differ from the recipe's; the linked graphs stay as they are."""
+    ranges = None
+    if calibration is not None:
+        ranges = partial(set_ranges, calibration=calibration, method=recipe.calibration.method)
+    graphs = lower_linked(
+        linked, precision, recipe.engines[0], lambda stage: on_progress(stage, 0, 0), set_ranges=ranges
+    )
+    on_progress("weigh the layers", 0, 0)
+    return Compiled(graphs, weigh_layers(linked.round, graphs.choices, calibration))
+
+
+def calibrate_linked(recipe: Recipe, linked: LinkedGraphs, cache: Path | None, on_progress: OnProgress) -> Calibration:
+    """Measure the linear layers' inputs on the recipe's calibration text, or read what an equal build measured."""
+    texts = read_prompts(recipe.calibration.prompts) if recipe.calibration.prompts else TEXTS
+    sequences = encode_texts(texts, read_tokenizer(recipe.target).tokenizer)
+    settings = CalibrationSettings(tokens=recipe.calibration.tokens)
+
+    def run() -> Calibration:
+        return calibrate(linked.round, linked.facts, sequences, settings, on_progress)
+
+    if cache is None:
+        return run()
+    key = calibration_key(linked.round, sequences, settings)
+    return load_or_run(key, cache, run, lambda message: on_progress(message, 0, 0))
+
+
+def is_quantized(precision: Precision) -> bool:
+    """Whether any layer may be anything but float32."""
+    parts = (precision.target, precision.drafter, precision.lm_head, precision.drafter_lm_head)
+    return any(scheme != DENSE for scheme in (*parts, *(override.scheme for override in precision.overrides)))

@@ -37,8 +37,8 @@ class StageProgress:
                 self._finish()
             self._live.stop()
 
-    def __call__(self, stage: str, done: int = 0, total: int | None = None) -> None:
-        """Show `stage`, of which `done` of `total` steps are complete."""
+    def __call__(self, stage: str, done: int = 0, total: int = 0) -> None:
+        """Show `stage`, of which `done` of `total` steps are complete; a total of 0 is not known."""
         if self._quiet:
             return
         if self._live is None:
@@ -47,9 +47,9 @@ class StageProgress:
                 self._stream.flush()
         elif stage != self._stage:
             self._finish()
-            self._task = self._live.add_task(stage, total=total, completed=done)
+            self._task = self._live.add_task(stage, total=total or None, completed=done)
         else:
-            self._live.update(self._task, completed=done, total=total)
+            self._live.update(self._task, completed=done, total=total or None)
         self._stage = stage
 
     def _finish(self) -> None:

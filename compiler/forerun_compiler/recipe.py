@@ -8,20 +8,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast, get_args
 
 from forerun_compiler.errors import RecipeError
 from forerun_compiler.manifest import EngineTarget, Override, Precision
 from forerun_compiler.recipe_section import Section, load_yaml
-from forerun_compiler.schemes import DENSE, SCHEMES
+from forerun_compiler.schemes import DENSE, SCHEMES, RangeMethod
 
 FAMILIES = ("dspark",)
 CACHE_FORMATS = (DENSE,)
 ENGINES = (EngineTarget("onnxruntime", "cpu"),)
 KERNELS = ("forerun", "stock")
-RANGE_METHODS = ("absmax", "percentile", "mse")
 DEFAULT_CAPACITY, DEFAULT_PREFILL_CHUNK, DEFAULT_CALIBRATION_TOKENS = 2048, 128, 2048
-_KEYS = ("name", "target", "drafter", "capacity", "draft_len", "prefill_chunk", "precision", "calibration")
-_KEYS += ("engines", "prompts")
+_KEYS = ("name", "target", "drafter", "capacity", "draft_len", "prefill_chunk")
+_OPTIONAL = ("precision", "calibration", "engines", "prompts")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -45,7 +45,7 @@ class CalibrationChoice:
     """How ranges of activations are found: text (None: the shipped one), the method, and how many tokens are read."""
 
     prompts: Path | None = None
-    method: str = "mse"
+    method: RangeMethod = "mse"
     tokens: int = DEFAULT_CALIBRATION_TOKENS
 
 
@@ -90,7 +90,7 @@ def load_recipe(path: Path) -> Recipe:
 
 def _parse(text: str, path: Path) -> Recipe:
     top = Section(load_yaml(text, path), path, "")
-    top.only(*_KEYS)
+    top.only(*_KEYS, *_OPTIONAL)
     name = top.text("name")
     if not re.fullmatch(r"[\w.-]+", name):
         raise top.error("name", f"expected letters, digits, '.', '_' and '-' only, found {name!r}")
@@ -177,7 +177,7 @@ def _calibration(top: Section) -> CalibrationChoice:
     section.only("prompts", "method", "tokens")
     return CalibrationChoice(
         prompts=_file(section, "prompts"),
-        method=section.choice("method", RANGE_METHODS, CalibrationChoice().method),
+        method=cast(RangeMethod, section.choice("method", get_args(RangeMethod), CalibrationChoice().method)),
         tokens=section.integer("tokens", 16, 1 << 20) or DEFAULT_CALIBRATION_TOKENS,
     )
 

@@ -6,9 +6,13 @@ A scheme is one row here, one encoder in `number_formats/` and one pass in `pass
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 DENSE = "float32"
 ONNXRUNTIME, TENSORRT_RTX, TENSORRT = "onnxruntime", "tensorrt-rtx", "tensorrt"
+RangeMethod = Literal["absmax", "percentile", "mse"]
+"""How the range of an activation follows from what calibration counted; see `activation_range.py`."""
+
 _GPU = (TENSORRT_RTX, TENSORRT)
 
 

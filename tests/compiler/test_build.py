@@ -29,7 +29,7 @@ class Graphs:
     facts: ModelFacts
 
 
-def compile_nothing(recipe: Recipe, on_stage: object) -> Compiled:
+def compile_nothing(recipe: Recipe, cache: object, on_progress: object) -> Compiled:
     graphs: Any = Graphs(replace(tiny_bundles.FACTS, name=recipe.name))
     return Compiled(graphs, (LayerPrecision("target.lm_head", "lm_head", "int8", 10, 12, 0.25, None),))
 
@@ -66,7 +66,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 def test_writes_all_files_and_facts(recipe: Recipe, tmp_path: Path) -> None:
     stages: list[str] = []
-    manifest = build(recipe, tmp_path / "out", stages.append, TOOLCHAIN)
+    manifest = build(recipe, tmp_path / "out", lambda stage, done, total: stages.append(stage), TOOLCHAIN)
     assert check_bundle(tmp_path / "out") == manifest
     assert sorted(manifest.files) == [
         *("plain.onnx", "precision.json", "prompts.jsonl", "round.onnx", "tokenizer.json", "vocab.bin", "weights.bin")
@@ -129,7 +129,7 @@ def test_a_missing_tokenizer_is_refused(recipe: Recipe, tmp_path: Path) -> None:
 def test_a_failed_compile_leaves_the_earlier_bundle(recipe: Recipe, tmp_path: Path) -> None:
     earlier = build(recipe, tmp_path / "out", print, TOOLCHAIN)
 
-    def fail(recipe: Recipe, on_stage: object) -> Graphs:
+    def fail(recipe: Recipe, cache: object, on_progress: object) -> Graphs:
         raise PassError("no such pattern")
 
     with pytest.raises(PassError):
@@ -149,7 +149,7 @@ def test_a_full_disk_leaves_nothing_behind(recipe: Recipe, tmp_path: Path) -> No
 
 
 def test_no_memory_is_a_resource_error(recipe: Recipe, tmp_path: Path) -> None:
-    def starve(recipe: Recipe, on_stage: object) -> Graphs:
+    def starve(recipe: Recipe, cache: object, on_progress: object) -> Graphs:
         raise MemoryError
 
     with pytest.raises(ResourceError, match="ran out of memory"):

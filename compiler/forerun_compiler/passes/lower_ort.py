@@ -14,9 +14,14 @@ from forerun_compiler import dialect
 from forerun_compiler.errors import PassError
 from forerun_compiler.graph import check_graph, remove_unused
 from forerun_compiler.manifest import EngineTarget
+from forerun_compiler.passes.emulate_fp8 import emulate_fp8
+from forerun_compiler.passes.emulate_nvfp4 import emulate_nvfp4
 from forerun_compiler.passes.lower_attention import lower_attention
 from forerun_compiler.passes.lower_experts import lower_experts
 from forerun_compiler.passes.lower_linear import lower_linear
+from forerun_compiler.passes.quantize_int4 import quantize_int4
+from forerun_compiler.passes.quantize_int8 import Form, quantize_int8
+from forerun_compiler.passes.quantize_int8_static import quantize_int8_static
 from forerun_compiler.passes.stack_products import stack_products
 
 
@@ -31,11 +36,17 @@ class Pass:
 
 def passes_for(engine: EngineTarget) -> tuple[Pass, ...]:
     """Return the ordered passes for an engine entry of a recipe: its kernels decide the form of some schemes."""
+    int8: Form = "stock" if engine.kernels == "stock" else "forerun"
     return (
         Pass("lower attention and caches", lower_attention, must_fire=True),
         Pass("lower experts", lower_experts, must_fire=False),
         # Models that store Q, K and V, or gate and up, as one weight have nothing to stack.
         Pass("stack products", stack_products, must_fire=False),
+        Pass("quantize int8", lambda model: quantize_int8(model, int8), must_fire=False),
+        Pass("quantize int4", lambda model: quantize_int4(model, "onnxruntime"), must_fire=False),
+        Pass("quantize int8-static", quantize_int8_static, must_fire=False),
+        Pass("emulate fp8", emulate_fp8, must_fire=False),
+        Pass("emulate nvfp4", emulate_nvfp4, must_fire=False),
         Pass("lower float32", lower_linear, must_fire=False),
     )
 
