@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import inflate
+from in_turn import OnProgress
 from scheme_recipes import CANDIDATES, Candidate, PairFiles, recipe_text
 
 from forerun_compiler.build import build
@@ -60,16 +61,14 @@ def prepare_pair(pair: str, work: Path) -> Path:
     return folder
 
 
-def build_bundle(
-    candidate: Candidate, recipes: Path, folder: Path, keep: bool, on_stage: Callable[[str], None]
-) -> Bundle:
+def build_bundle(candidate: Candidate, recipes: Path, folder: Path, keep: bool, on_progress: OnProgress) -> Bundle:
     """The candidate's bundle; with `keep` one of the same recipe that is there already, whatever built it."""
     recipe = load_recipe(recipes / f"{candidate.name}.yaml")
     if keep and (folder / "manifest.json").is_file():
         manifest = check_bundle(folder)
         if manifest.recipe == recipe.text:
             return Bundle(candidate, folder, manifest)
-    manifest = build(recipe, folder, lambda stage: on_stage(f"{candidate.name}: {stage}"))
+    manifest = build(recipe, folder, lambda stage, done, total: on_progress(f"{candidate.name}: {stage}", done, total))
     return Bundle(candidate, folder, manifest)
 
 

@@ -1,0 +1,121 @@
+"""Graphs cut down to their products, and the profile that says what ran."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper, numpy_helper
+from part_of_graph import ATTENTION, PRODUCTS, cut
+from round_profile import profile, read_events, shares
+from round_share import RoundParts, Share, _given
+
+from forerun_compiler.manifest import Manifest
+from tiny_bundles import manifest
+from tiny_pairs import pair
+
+
+def _event(name: str, op: str, start: float, time: float, shape: tuple[int, ...] = (1, 2)) -> dict[str, object]:
+    arguments = {"op_name": op, "output_type_shape": [{"float": list(shape)}]}
+    return {"cat": "Node", "name": f"{name}_kernel_time", "ts": start, "dur": time, "tid": 1, "args": arguments}
+
+
+def test_a_branch_counts_once() -> None:
+    events = [
+        _event("inner", "If", 12, 6),
+        _event("deep", "MatMul", 13, 4),
+        _event("outer", "If", 10, 10),
+        _event("before", "MatMul", 0, 5),
+        {"cat": "Session", "name": "model_run", "ts": 0, "dur": 20, "tid": 1},
+    ]
+    kernels = read_events(events)
+    assert [kernel.node for kernel in kernels] == ["before", "outer", "inner", "deep"]
+    found = {share.op: (share.nodes, share.time_us) for share in shares(kernels, runs=2)}
+    assert found == {"MatMul": (1.0, 4.5), "If": (1.0, 3.0)}
+    assert kernels[0].outputs == (("float", (1, 2)),)
+
+
+def _save(folder: Path) -> Path:
+    """x -> MatMul(w) -> Relu -> MatMul(w again) -> MatMul(dequantized) -> If(always else: MatMul(u))."""
+
+    def branch(name: str, weight: str) -> onnx.GraphProto:
+        node = helper.make_node("MatMul", ["third.out", weight], [f"{name}.out"], name=f"{name}.MatMul")
+        return helper.make_graph(
+            [node], name, [], [helper.make_tensor_value_info(f"{name}.out", onnx.TensorProto.FLOAT, None)]
+        )
+
+    rng = np.random.default_rng(0)
+    constants = {name: rng.standard_normal((4, 4)).astype(np.float32) for name in "wuv"}
+    constants |= {"q": rng.integers(-9, 9, (4, 4)).astype(np.int8), "s": np.float32(0.5), "no": np.array(False)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["first.out"], name="first"),
+        helper.make_node("Relu", ["first.out"], ["relu.out"], name="relu"),
+        helper.make_node("MatMul", ["relu.out", "w"], ["second.out"], name="second"),
+        helper.make_node("DequantizeLinear", ["q", "s"], ["d"], name="dequantize"),
+        helper.make_node("MatMul", ["second.out", "d"], ["third.out"], name="third"),
+        helper.make_node(
+            "If", ["no"], ["y"], name="if", then_branch=branch("then", "v"), else_branch=branch("else", "u")
+        ),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "hand",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["T", 4])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(model, folder / "hand.onnx")
+    return folder / "hand.onnx"
+
+
+def test_products_are_cut_out_on_inputs_of_their_own(tmp_path: Path) -> None:
+    file = _save(tmp_path)
+    x = np.ones((3, 4), np.float32)
+    kernels = profile(file, 1, 1, False, lambda session: lambda: session.run(None, {"x": x}))
+    part = cut(file, PRODUCTS, kernels, {"x": ("float", (3, 4))})
+    made = onnx.load_from_string(part.model)
+    products = {node.name: list(node.input) for node in made.graph.node if node.op_type == "MatMul"}
+    # The branch that did not run is not there; two products of one weight read different inputs, others the same.
+    assert sorted(products) == ["else.MatMul", "first", "second", "third"]
+    assert part.nodes == 4
+    assert products["first"][0] != products["second"][0]
+    assert products["first"][0] == products["else.MatMul"][0]
+    assert products["third"][1] == "d"
+    assert set(part.inputs.values()) == {("float", (3, 4))}
+    session = onnxruntime.InferenceSession(part.model, providers=["CPUExecutionProvider"])
+    given = dict.fromkeys(part.inputs, x)
+    (found,) = session.run(["else.MatMul/0"], given)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(file).graph.initializer}
+    np.testing.assert_allclose(found, x @ constants["u"], rtol=0, atol=1e-6)
+
+
+def _tiny_manifest() -> tuple[Path, Manifest]:
+    tiny = pair()
+    whole = manifest()
+    return tiny.engine, type(whole)(**{**vars(whole), "model": tiny.graphs.facts, "graphs": tiny.interfaces})
+
+
+def test_a_round_is_cut_into_all_its_products_and_attention() -> None:
+    folder, facts = _tiny_manifest()
+    parts = RoundParts(folder, facts, (1, 7), threads=1)
+    ran = profile(parts.file, 1, 1, False, parts.bind)
+    (products, run_products), (attention, run_attention) = parts.parts()
+    assert products == sum(kernel.op in PRODUCTS for kernel in ran)
+    # Three target layers and two of the drafter, which writes its keys and values by kernels of their own.
+    assert attention == sum(kernel.op in ATTENTION for kernel in ran) == 3 + 2 + 4
+    run_products()
+    run_attention()
+    part = cut(parts.file, ATTENTION, ran, _given(parts.graph, 8))
+    assert sorted(part.in_place.values()) == sorted(
+        state.name for state in parts.graph.states if state.name != "draft_probs"
+    )
+
+
+def test_the_rest_is_what_the_parts_leave() -> None:
+    share = Share(8, 1100.0, 70, 900.0, 13, 100.0)
+    assert share.rest_us == 100.0
+    assert share.over == pytest.approx(0.1)
