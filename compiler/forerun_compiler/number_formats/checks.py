@@ -1,7 +1,8 @@
-"""What every encoder asks of a weight before it looks at the numbers."""
+"""What the encoders share: refusing what is no weight, scales that are not 0, and weights in slices of rows."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ import numpy.typing as npt
 from forerun_compiler.errors import PassError
 
 Array = npt.NDArray[Any]
+
+SLICE = 1 << 20
+"""Numbers of a weight that are encoded at once: what that needs beside the weight stays in the cache."""
 
 
 def checked(weight: Array, where: str) -> Array:
@@ -40,3 +44,10 @@ def positive(scale: Array) -> Array:
     """
     found: Array = np.where(scale == 0, np.float32(1), scale).astype(np.float32)
     return found
+
+
+def in_slices(matrix: Array) -> Iterator[Array]:
+    """Yield a matrix [N,K] in slices of whole rows."""
+    rows = max(1, SLICE // matrix.shape[1])
+    for start in range(0, len(matrix), rows):
+        yield matrix[start : start + rows]

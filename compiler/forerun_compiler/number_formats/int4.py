@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
-from forerun_compiler.number_formats.checks import Array, checked, positive
+from forerun_compiler.number_formats.checks import Array, checked, in_slices, positive
 
 LOWEST, HIGHEST = -8, 7
 DIVISORS = (8.0, 8.5, 9.0)
@@ -47,14 +47,21 @@ def encode(weight: Array, block: int, where: str = "weight") -> Int4Weight:
         PassError: the weight is no matrix or not finite; `where` names it.
     """
     matrix = checked(weight, where)
-    rows, columns = matrix.shape
-    blocks = np.pad(matrix, ((0, 0), (0, -columns % block))).reshape(rows, -1, block)
+    columns = matrix.shape[1]
+    parts = [_encode(np.pad(part, ((0, 0), (0, -columns % block))), block) for part in in_slices(matrix)]
+    codes, scale = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return Int4Weight(codes, scale, columns)
+
+
+def _encode(matrix: Array, block: int) -> tuple[Array, Array]:
+    """Return codes int4 [N,blocks,block] and scales float32 [N,blocks] of full blocks."""
+    blocks = matrix.reshape(len(matrix), -1, block)
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=-1)[..., None], axis=-1)
     best, least = _candidate(blocks, largest, DIVISORS[0])
     for divisor in DIVISORS[1:]:
         scale, error = _candidate(blocks, largest, divisor)
         best, least = np.where(error < least, scale, best), np.minimum(error, least)
-    return Int4Weight(_round(blocks, best).astype(ml_dtypes.int4), best[..., 0], columns)
+    return _round(blocks, best).astype(ml_dtypes.int4), best[..., 0]
 
 
 def _candidate(blocks: Array, largest: Array, divisor: float) -> tuple[Array, Array]:

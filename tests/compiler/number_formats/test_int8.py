@@ -38,7 +38,9 @@ def test_rows_of_zeros_decode_to_zeros() -> None:
 @given(ROWS)
 def test_codes_and_numbers_are_those_of_onnx(weight: np.ndarray) -> None:
     found = int8.encode(weight)
-    np.testing.assert_array_equal(found.codes, quantize(weight, found.scale[:, 0], np.int8, axis=0))
+    expected = quantize(weight, found.scale[:, 0], np.int8, axis=0)
+    # ONNX would use -128 where a subnormal scale is rounded down; we saturate at -127.
+    np.testing.assert_array_equal(found.codes, np.maximum(expected, -127))
     np.testing.assert_array_equal(found.decode(), dequantize(found.codes, found.scale[:, 0], axis=0))
     assert np.abs(found.codes.astype(int)).max() <= 127
 

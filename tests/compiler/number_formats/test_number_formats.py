@@ -7,6 +7,7 @@ import pytest
 
 from forerun_compiler import number_formats
 from forerun_compiler.errors import PassError
+from forerun_compiler.number_formats import checks
 from forerun_compiler.schemes import SCHEMES
 
 RNG = np.random.default_rng(0)
@@ -16,10 +17,10 @@ EXPECTED = {
     "int8": 0.010,
     "int8-static": 0.010,
     "fp8": 0.028,
-    "int4": 0.090,
+    "int4": 0.09,
     "int4-block128": 0.115,
-    "nvfp4": 0.105,
-    "nvfp4-weight-only": 0.105,
+    "nvfp4": 0.09,
+    "nvfp4-weight-only": 0.09,
 }
 
 
@@ -64,3 +65,11 @@ def test_rows_of_activations() -> None:
     codes, scale = number_formats.round_rows_int8(np.array([[1.0, -2.0]], np.float32))
     assert codes.tolist() == [[64, -127]]  # 63.5 goes to the even code
     assert scale.tolist() == [[np.float32(2) / np.float32(127)]]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_slices_do_not_change_what_is_stored(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = RNG.standard_normal((7, 48)).astype(np.float32)
+    whole = number_formats.round_trip(scheme, weight)
+    monkeypatch.setattr(checks, "SLICE", 2 * 48)
+    np.testing.assert_array_equal(number_formats.round_trip(scheme, weight), whole)

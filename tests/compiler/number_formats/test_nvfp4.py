@@ -37,16 +37,26 @@ def test_ties_go_to_the_even_code_and_the_rest_to_the_nearest() -> None:
     assert codes([6.1, 7.0, 1e38, -7.0]) == [7, 7, 7, 15]
 
 
+def test_the_fast_rounding_gives_the_same_numbers() -> None:
+    middle = (POSITIVE[:-1] + POSITIVE[1:]) / 2
+    around = [np.nextafter(middle, np.float32(0)), np.nextafter(middle, np.float32(9))]
+    x = np.concatenate([POSITIVE, middle, *around, [6.1, 7, 1e38, 1e-45], RNG.uniform(0, 7, 10000)]).astype(np.float32)
+    for signed in (x, -x):
+        np.testing.assert_array_equal(nvfp4.nearest(signed), nvfp4.saturating_cast(signed).astype(np.float32))
+
+
 def test_known_weight() -> None:
     # The second block's largest, 6 * 13.2, wants the block scale 13.2; E4M3 has 13, and the codes are made with that.
     first = np.array([*POSITIVE, *-POSITIVE], np.float32) * 448
-    second = np.array([6 * 13.2, 13.0 * 2.49, 13.0 * 2.51, *np.zeros(13)], np.float32)
+    exact = 13 * np.array([0.5, 1, 1.5, 3, 4, -0.5, -1, -1.5, -2, -3, -4, 0, 0])
+    second = np.array([6 * 13.2, 13 * 2.49, 13 * 2.51, *exact], np.float32)
     found = nvfp4.encode(np.concatenate([first, second])[None])
     assert found.global_scale == 1.0
     assert found.block_scale.astype(np.float32).tolist() == [[448.0, 13.0]]
     assert found.codes.astype(np.float32)[0, 16:19].tolist() == [6.0, 2.0, 3.0]
     np.testing.assert_array_equal(found.decode()[0, :16], first)
     assert found.decode()[0, 16:19].tolist() == [78.0, 26.0, 39.0]
+    np.testing.assert_array_equal(found.decode()[0, 19:], exact)
 
 
 def test_zeros_decode_to_zeros_and_tiny_blocks_are_not_lost() -> None:
@@ -68,10 +78,12 @@ def test_zeros_decode_to_zeros_and_tiny_blocks_are_not_lost() -> None:
 )
 def test_codes_and_numbers_are_those_of_onnx(weight: np.ndarray) -> None:
     found = nvfp4.encode(weight)
-    largest = np.abs(weight.reshape(len(weight), -1, 16)).max(axis=-1) / np.float32(6)
-    block_scale = quantize(largest, found.global_scale, E4M3)
-    at_least = np.maximum(block_scale.astype(np.float32), 2.0**-9)
-    np.testing.assert_array_equal(found.block_scale.astype(np.float32), at_least)
+    largest = np.abs(weight.reshape(len(weight), -1, 16)).max(axis=-1)
+    candidates = [
+        np.maximum(quantize(largest / np.float32(divisor), found.global_scale, E4M3).astype(np.float32), 2.0**-9)
+        for divisor in nvfp4.DIVISORS
+    ]
+    assert np.any([found.block_scale.astype(np.float32) == each for each in candidates], axis=0).all()
     scale = dequantize(found.block_scale, found.global_scale)
     expected = quantize(weight, scale, E2M1, axis=1, block_size=16)
     # As numbers: the evaluator adds the zero point, which turns -0 into 0.
@@ -80,13 +92,43 @@ def test_codes_and_numbers_are_those_of_onnx(weight: np.ndarray) -> None:
     assert np.isfinite(found.decode()).all()
 
 
-def test_rounding_the_block_scale_first_makes_a_smaller_error() -> None:
-    weight = RNG.standard_normal((64, 256)).astype(np.float32)
-    found = nvfp4.encode(weight)
-    blocks = weight.reshape(64, -1, 16)
+@settings(deadline=None)
+@given(
+    hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 5), st.sampled_from([16, 32, 48])),
+        elements=st.floats(-(2.0**100), 2.0**100, width=32) | st.floats(-8, 8, width=16),
+    )
+)
+def test_activations_are_those_of_onnx(x: np.ndarray) -> None:
+    scale = nvfp4.global_scale(4.0)
+    codes, block_scale = nvfp4.round_blocks(x, scale)
+    largest = np.abs(x.reshape(len(x), -1, 16)).max(axis=-1) / np.float32(6)
+    expected = np.maximum(quantize(largest, scale, E4M3).astype(np.float32), 2.0**-9)
+    np.testing.assert_array_equal(block_scale.astype(np.float32), expected)
+    steps = dequantize(block_scale, scale)
+    expected_codes = quantize(x, steps, E2M1, axis=1, block_size=16)
+    np.testing.assert_array_equal(codes.astype(np.float32), expected_codes.astype(np.float32))
+    np.testing.assert_array_equal(nvfp4.round_to(x, scale), dequantize(codes, steps, axis=1, block_size=16))
+
+
+def test_no_block_is_worse_than_by_six() -> None:
+    weight = RNG.standard_t(4, (64, 256)).astype(np.float32)
+    error = np.square(nvfp4.encode(weight).decode() - weight).reshape(64, -1, 16).sum(axis=-1)
+    scale = nvfp4.global_scale(float(np.abs(weight).max()))
+    by_six = np.square(nvfp4.round_to(weight, scale) - weight).reshape(64, -1, 16).sum(axis=-1)
+    assert (error <= by_six * (1 + 1e-5)).all()
+    assert error.sum() < 0.9 * by_six.sum()
+
+
+def test_codes_are_made_with_the_rounded_block_scale() -> None:
+    x = RNG.standard_normal((64, 256)).astype(np.float32)
+    scale = nvfp4.global_scale(float(np.abs(x).max()))
+    blocks = x.reshape(64, -1, 16)
     exact = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(6)
-    by_exact = nvfp4.saturating_cast(blocks / exact).astype(np.float32) * found.scale()[..., None]
-    assert np.square(found.decode() - weight).sum() < np.square(by_exact.reshape(weight.shape) - weight).sum()
+    stored = nvfp4.round_blocks(x, scale)[1].astype(np.float32)[..., None] * scale
+    by_exact = (nvfp4.saturating_cast(blocks / exact).astype(np.float32) * stored).reshape(x.shape)
+    assert np.square(nvfp4.round_to(x, scale) - x).sum() < np.square(by_exact - x).sum()
 
 
 def test_activations_by_a_given_global_scale() -> None:
