@@ -17,7 +17,6 @@ import onnx_ir as ir
 from forerun_compiler.number_formats import int8
 from forerun_compiler.number_formats.linear_int8 import LARGEST, TINY
 from forerun_compiler.number_formats.packing import pack_blocks
-from forerun_compiler.passes.emitter import operands
 from forerun_compiler.passes.quantized_weights import Product, Weight, weights_of
 
 SCHEME = "int8"
@@ -50,23 +49,25 @@ def _as_own_operator(weights: list[Weight]) -> None:
         codes = weight.store(SCHEME, pack_blocks(encoded.codes, weight.where))
         scale = weight.store(f"{SCHEME}.scale", encoded.scale[:, 0])
         for product in weight.products:
-            (x,) = operands(product.node, 1)  # now: an earlier turn of this loop may have replaced it
-            product.replace(product.emit("LinearInt8", x, codes, scale, domain=OPERATORS))
+            product.replace(product.emit("LinearInt8", product.x, codes, scale, domain=OPERATORS))
 
 
 def _as_stock_operators(model: ir.Model, weights: list[Weight]) -> None:
     """Quantize each input once, before its first product, then multiply."""
     order = {node: number for number, node in enumerate(model.graph.all_nodes())}
-    first: dict[tuple[ir.Graph, ir.Value], Product] = {}
+    by_input: dict[tuple[ir.Graph, ir.Value], tuple[ir.Value, ir.Value]] = {}
+    rows: dict[ir.Node, tuple[ir.Value, ir.Value]] = {}
     for product in sorted((p for weight in weights for p in weight.products), key=lambda p: order[p.node]):
-        first.setdefault((product.emit.graph, product.x), product)
-    rows = {key: _rounded_rows(product) for key, product in first.items()}
+        key = (product.emit.graph, product.x)
+        if key not in by_input:
+            by_input[key] = _rounded_rows(product)
+        rows[product.node] = by_input[key]
     for weight in weights:
         encoded = int8.encode(weight.array, weight.where)
         codes = weight.store(SCHEME, encoded.codes.T)
         scale = weight.store(f"{SCHEME}.scale", encoded.scale[:, 0])
         for product in weight.products:
-            emit, (raised, row_scale) = product.emit, rows[product.emit.graph, product.x]
+            emit, (raised, row_scale) = product.emit, rows[product.node]
             one, zero = emit.constant(1.0, np.float32), emit.constant(128, np.uint8)
             sums = emit("MatMulIntegerToFloat", raised, codes, one, scale, zero, domain=CONTRIB)
             product.replace(emit("Mul", sums, row_scale))

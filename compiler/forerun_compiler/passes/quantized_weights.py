@@ -24,9 +24,13 @@ class Product:
 
     node: ir.Node
     linear: Linear
-    x: ir.Value
     emit: Emitter
     home: ir.Graph
+
+    @property
+    def x(self) -> ir.Value:
+        """Return the input as it is now: where it is another product's output, that may have been replaced."""
+        return operands(self.node, 1)[0]
 
     def own(self, name: str, value: Array | np.generic) -> ir.Value:
         """Return a new initializer that nothing else reads."""
@@ -87,10 +91,10 @@ def weights_of(model: ir.Model, scheme: str) -> list[Weight]:
         linear = Linear.from_node(node)
         if linear.scheme != scheme:
             continue
-        x, weight = operands(node, 2)
+        weight = operands(node, 2)[1]
         assert isinstance(node.graph, ir.Graph)
         emit = Emitter(node.graph, f"{node.outputs[0].name}.", constants=model.graph, before=node)
-        found.setdefault(weight, []).append(Product(node, linear, x, emit, model.graph))
+        found.setdefault(weight, []).append(Product(node, linear, emit, model.graph))
     return [Weight(value, _constant(value, users[0]), tuple(users)) for value, users in found.items()]
 
 
