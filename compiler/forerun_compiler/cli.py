@@ -62,7 +62,7 @@ def build(recipe: Path, output: Path, dry_run: bool, as_json: bool) -> None:
         _print({"bundle": str(output), "needs": needs}, "it fits", as_json)
         return
     with _progress() as progress:
-        manifest = building.build(parsed, output, progress)
+        manifest = building.build(parsed, output, progress, cache=_calibrations())
     seconds = round(time.monotonic() - start, 3)
     result = {"bundle": str(output), "needs": needs, "seconds": seconds, "files": manifest.files}
     _print(result, report.built_text(manifest, output), as_json)
@@ -108,18 +108,26 @@ def run(bundle: Path, prompt: str, compare: bool, as_json: bool, **options: Any)
 @commands.command()
 @BUNDLE
 @click.option("--check", is_flag=True, help="Read every file and compare its hash, not the manifest alone.")
+@click.option("--precision", is_flag=True, help="Show what each layer became instead, and why some stayed float32.")
 @JSON
-def inspect(bundle: Path, check: bool, as_json: bool) -> None:
+def inspect(bundle: Path, check: bool, precision: bool, as_json: bool) -> None:
     """Show what BUNDLE is: facts, files, precision, engines, proof, cost and recipe.
 
     \b
     Example:  build-engine inspect artifacts/demo
-    JSON:     the keys of manifest.json (artifacts/README.md), without the seal
+    JSON:     the keys of manifest.json (artifacts/README.md), without the seal; with --precision
+              bytes, totals [{part, scheme, layers, parameters, bytes, share}],
+              layers [{layer, part, scheme, parameters, bytes, sensitivity, reason}]
     """
-    from forerun_compiler import report
+    from forerun_compiler import report, report_precision
     from forerun_compiler.bundle import check_bundle, read_manifest
+    from forerun_compiler.precision_map import read_precision_map
 
     manifest = check_bundle(bundle) if check else read_manifest(bundle)
+    if precision:
+        found = report_precision.summarize(read_precision_map(bundle))
+        _print(found, report_precision.precision_text(found), as_json)
+        return
     _print(manifest, report.inspect_text(manifest, bundle), as_json)
 
 
@@ -133,14 +141,16 @@ def inspect(bundle: Path, check: bool, as_json: bool) -> None:
 def verify(bundle: Path, as_json: bool, **effort: int) -> None:
     """Prove that speculation does not change what BUNDLE writes, and store the proof in it.
 
-    Compares greedy decoding with speculation on and off through the same kernels, with the plain graph and with Hugging
-    Face generate, and tests sampling against the source's probabilities. Exit code 10 if it is not lossless.
+    Compares greedy decoding with speculation on and off through the same kernels, with the plain graph and with a
+    reference, and tests sampling against the reference's probabilities. The reference is Hugging Face in float32, or
+    the bundle's own target graph if the target is quantized. Exit code 10 if it is not lossless.
 
     \b
     Example:  build-engine verify artifacts/demo
-    JSON:     lossless, guarantee, greedy_prompts, greedy_tokens, prompts_identical, plain_prompts, plain_identical,
-              plain_ties, hf_prompts, hf_identical, hf_ties, tie_tolerance, chi_square_p, chi_square_tests,
-              chi_square_samples, failures, not_run
+    JSON:     lossless, guarantee, reference, greedy_prompts, greedy_tokens, prompts_identical, plain_prompts,
+              plain_identical, plain_ties, hf_prompts, hf_identical, hf_ties, graph_prompts, graph_identical,
+              graph_ties, tie_tolerance, chi_square_p, chi_square_tests, chi_square_samples, kl_to_source,
+              failures, not_run
     """
     from forerun_compiler import prove, report
 
@@ -176,6 +186,37 @@ def bench(bundle: Path, save: bool, as_json: bool, **settings: Any) -> None:
     _print(result, report.bench_text(result), as_json)
 
 
+@commands.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The recipe to write.")
+@click.option("--in-place", is_flag=True, help="Write it over RECIPE.")
+@click.option("--prompts", type=click.IntRange(1), default=8, show_default=True, help="Prompts of the recipe.")
+@click.option("--tokens", type=click.IntRange(2), default=64, show_default=True, help="New tokens of each.")
+@THREADS
+@JSON
+def tune(recipe: Path, output: Path | None, in_place: bool, as_json: bool, **settings: Any) -> None:
+    """Search the drafter's precision for RECIPE on this machine, and write the recipe with the fastest.
+
+    Every scheme of the drafter's layers, then of the LM head as the drafter multiplies with it, decodes the same
+    prompts in turn; most tokens per second wins. The target's scheme is yours: its cost in quality is reported only.
+
+    \b
+    Example:  build-engine tune recipes/demo.yaml -o recipes/demo-tuned.yaml
+    JSON:     recipe, chosen {drafter, drafter_lm_head}, target, lm_head, machine {cpu, cores, threads, library},
+              tried [{step, drafter, drafter_lm_head, acceptance_length, round_us, tokens_per_s}],
+              quality null or {kl, perplexity, reference_perplexity, tokens}, held_out, prompts, tokens
+    """
+    from forerun_compiler import report_tune, tune_command
+    from forerun_compiler.tune import Settings
+
+    if in_place == (output is not None):
+        raise click.UsageError("say where the tuned recipe goes: either -o FILE or --in-place")
+    target = recipe if output is None else output
+    with _progress() as progress:
+        found = tune_command.tune_recipe(recipe, target, Settings(**settings), progress, _calibrations())
+    _print({"recipe": str(target), **_fields(found)}, report_tune.tune_text(found, target), as_json)
+
+
 def _writer(request: Request, as_json: bool) -> Callable[[str], None]:
     """Streams text to standard output, after the prompt, so that both read as one text."""
     before = "" if request.chat else request.prompt
@@ -187,6 +228,11 @@ def _writer(request: Request, as_json: bool) -> Callable[[str], None]:
         before = ""
 
     return write
+
+
+def _calibrations() -> Path:
+    """Where calibrations are kept between builds: in the user's cache folder, as the XDG base directories have it."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "forerun" / "calibrations"
 
 
 def _progress() -> StageProgress:

@@ -16,6 +16,8 @@ def open_session(file: Path, threads: int, graph: bytes | None = None) -> Any:
     Raises:
         EngineError: ONNX Runtime is not installed or refuses the graph.
     """
+    import forerun
+
     try:
         import onnxruntime
     except ModuleNotFoundError:
@@ -30,17 +32,9 @@ def open_session(file: Path, threads: int, graph: bytes | None = None) -> Any:
         "session.model_external_initializers_file_folder_path", str(file.parent.absolute())
     )
     try:
-        _register_kernels(options)
+        # A bundle may use the project's own operators.
+        options.register_custom_ops_library(str(forerun.kernel_library()))
         source = str(file) if graph is None else graph
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own exception classes are private
         raise EngineError(f"{file}: ONNX Runtime refuses the graph: {error}") from None
-
-
-def _register_kernels(options: Any) -> None:
-    """The project's own operators, from the library that holds them."""
-    import forerun
-
-    library = getattr(forerun, "kernel_library", None)
-    if library is not None:
-        options.register_custom_ops_library(str(library()))

@@ -34,7 +34,12 @@ class Source(Protocol):
 
 
 class OwnTarget:
-    """The bundle's target through `plain.onnx`, one token a run, and for ties through `round.onnx` at its width too."""
+    """The bundle's target through `plain.onnx`, one token a run, and for ties through `round.onnx` at its width too.
+
+    A run of one row alone takes the library's matrix-vector kernels, which add up in another order. Text is therefore
+    decoded with a second row of padding: from two rows on, a row's numbers were found to be the same at every width, so
+    that the text should be the speculative one to the last bit.
+    """
 
     def __init__(self, folder: Path, manifest: Manifest, threads: int = 0) -> None:
         self.round = TargetProbe(folder, manifest, "round", threads)
@@ -48,14 +53,17 @@ class OwnTarget:
             text.append(int(logits.argmax()))
             if len(text) == count or text[-1] in self._end_tokens:
                 return tuple(text)
-            logits = self._plain.read(text[-1:], len(prompt) + len(text) - 1)
+            logits = self._plain.run([text[-1], 0], 1, len(prompt) + len(text) - 1)[0]
 
     def logits(self, tokens: Tokens) -> npt.NDArray[np.float64]:
         """The logits [V] of the token after `tokens`, by the plain graph."""
         return _float64(self._plain.read(tokens))
 
     def views(self, prompt: Tokens, text: Tokens) -> Sequence[npt.NDArray[np.float64]]:
-        """The logits [V] after prompt and text as plain decoding computes them, and as a round of full width does."""
+        """The logits [V] after prompt and text as plain decoding computes them, and as a round of full width does.
+
+        Both take the steps of the runtime: the prompt in chunks, then a token a run.
+        """
         plain, padded = self._plain.read(prompt), self.round.read(prompt)
         for place, token in enumerate(text, start=len(prompt)):
             plain = self._plain.read([token], place)

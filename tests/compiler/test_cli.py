@@ -14,6 +14,10 @@ import tiny_bundles
 from forerun_compiler import build as building
 from forerun_compiler import cli, errors, exit_codes, prove
 from forerun_compiler.bundle import read_manifest, write_bundle
+from forerun_compiler.machine import Machine
+from forerun_compiler.precision_map import LayerPrecision, render_precision_map
+from forerun_compiler.quality import Quality
+from forerun_compiler.tune import Candidate, Settings, Tried, Tuning
 from table_bundle import TableBundle, make_table_bundle
 
 
@@ -46,7 +50,7 @@ def test_importing_the_command_line_imports_click_only() -> None:
     assert (found.returncode, found.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("command", ["build", "run", "inspect", "verify", "bench"])
+@pytest.mark.parametrize("command", ["build", "run", "inspect", "verify", "bench", "tune"])
 def test_every_command_has_help_with_an_example_and_its_keys(capsys: pytest.CaptureFixture[str], command: str) -> None:
     code, out, _ = execute(capsys, command, "--help")
     assert code == 0
@@ -156,6 +160,92 @@ def test_inspect_refuses(capsys: pytest.CaptureFixture[str], tiny: Path, tmp_pat
     assert (code, out) == (8, "")
     assert err.startswith(f"error: {tiny / 'weights.bin'}: expected 10240 bytes, found 1")
     assert execute(capsys, "inspect", tmp_path / "gone")[0] == 8
+
+
+def test_inspect_precision(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    rows = (
+        LayerPrecision("target.q_proj", "target", "int8", 10, 11, 0.01, None),
+        LayerPrecision("target.norm", "target", "float32", 2, 8, None, "no linear layer"),
+    )
+
+    def fill(staging: Path) -> Any:
+        tiny_bundles.write_files(staging)
+        (staging / "precision.json").write_bytes(render_precision_map(rows))
+        return tiny_bundles.manifest()
+
+    write_bundle(tmp_path / "tiny", fill)
+    code, out, err = execute(capsys, "inspect", tmp_path / "tiny", "--precision")
+    assert (code, err) == (0, "")
+    assert "target  target.q_proj  int8" in out
+    assert "no linear layer" in out
+    found = json.loads(execute(capsys, "inspect", tmp_path / "tiny", "--precision", "--check", "--json")[1])
+    assert list(found) == ["bytes", "totals", "layers"]
+    assert found["bytes"] == 19
+    assert list(found["totals"][0]) == ["part", "scheme", "layers", "parameters", "bytes", "share"]
+    assert found["layers"][0] == {
+        **{"layer": "target.q_proj", "part": "target", "scheme": "int8", "parameters": 10, "bytes": 11},
+        **{"sensitivity": 0.01, "reason": None},
+    }
+
+
+def test_inspect_precision_of_a_bundle_without_a_map(capsys: pytest.CaptureFixture[str], tiny: Path) -> None:
+    code, out, err = execute(capsys, "inspect", tiny, "--precision")
+    assert (code, out) == (8, "")
+    assert err.startswith(f"error: {tiny / 'precision.json'}: cannot be read: No such file or directory; build the")
+
+
+FOUND = Tuning(
+    machine=Machine("cpu", 2, 1, "onnxruntime 1"),
+    tried=(Tried("drafter", "float32", "float32", 3.0, 100.0, 30_000.0),),
+    chosen=Candidate("int8", "float32"),
+    target="int8",
+    lm_head="int8",
+    quality=Quality(0.5, 3.0, 2.0, 7),
+    held_out=True,
+    prompts=2,
+    tokens=9,
+)
+
+
+def test_tune(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[tuple[Path, Path, Settings, Path]] = []
+
+    def found(recipe: Path, output: Path, settings: Settings, progress: Any, cache: Path) -> Tuning:
+        asked.append((recipe, output, settings, cache))
+        progress("build candidates: drafter", 0, 1)
+        return FOUND
+
+    monkeypatch.setattr("forerun_compiler.tune_command.tune_recipe", found)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    arguments = ("tune", "r.yaml", "-o", "n.yaml", "--prompts", 2, "--tokens", 9, "--threads", 1)
+    code, out, err = execute(capsys, *arguments)
+    assert (code, err) == (0, "build candidates: drafter ...\n")
+    assert out.endswith("chosen: drafter int8, drafter_lm_head float32\nwrote n.yaml\n")
+    assert asked == [(Path("r.yaml"), Path("n.yaml"), Settings(2, 9, 1), tmp_path / "forerun" / "calibrations")]
+    result = json.loads(execute(capsys, *arguments, "--json")[1])
+    assert list(result) == [
+        *("recipe", "machine", "tried", "chosen", "target", "lm_head", "quality", "held_out", "prompts", "tokens")
+    ]
+    assert (result["recipe"], result["chosen"]) == ("n.yaml", {"drafter": "int8", "drafter_lm_head": "float32"})
+    assert list(result["tried"][0]) == [
+        *("step", "drafter", "drafter_lm_head", "acceptance_length", "round_us", "tokens_per_s")
+    ]
+    assert result["quality"] == {"kl": 0.5, "perplexity": 3.0, "reference_perplexity": 2.0, "tokens": 7}
+    execute(capsys, "tune", "r.yaml", "--in-place")
+    assert asked[-1][:3] == (Path("r.yaml"), Path("r.yaml"), Settings())
+
+
+@pytest.mark.parametrize("arguments", [[], ["-o", "n.yaml", "--in-place"]])
+def test_tune_must_be_told_where_to_write(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    code, _, err = execute(capsys, "tune", "r.yaml", *arguments)
+    assert code == 2
+    assert "say where the tuned recipe goes: either -o FILE or --in-place" in err
+
+
+def test_tune_errors_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, err = execute(capsys, "tune", tmp_path / "gone.yaml", "--in-place")
+    assert (code, out) == (3, "")
+    assert err.startswith(f"error: {tmp_path / 'gone.yaml'}: the recipe cannot be read")
 
 
 def test_verify_exit_code_and_json(
