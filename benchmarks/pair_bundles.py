@@ -16,6 +16,7 @@ from forerun_compiler.build import build
 from forerun_compiler.bundle import Manifest, check_bundle
 from forerun_compiler.drafters.dspark_checkpoint import parse_config
 from forerun_compiler.errors import BundleError, ResourceError
+from forerun_compiler.precision_map import read_precision_map
 from forerun_compiler.prompts import FILE_NAME, read_prompts
 from forerun_compiler.recipe import load_recipe
 from forerun_compiler.resources import in_gib, this_machine
@@ -40,6 +41,11 @@ class Bundle:
 
     @property
     def weight_bytes(self) -> int:
+        """As the scheme stores them, also where this processor only emulates it."""
+        return sum(row.bytes for row in read_precision_map(self.folder))
+
+    @property
+    def file_bytes(self) -> int:
         return self.manifest.files[WEIGHTS].size
 
 
@@ -100,7 +106,7 @@ def check_memory(bundles: Sequence[Bundle], work: Path) -> None:
     Raises:
         ResourceError: says how much is needed and what to leave out.
     """
-    need = int(_OPEN_BYTES * sum(bundle.weight_bytes for bundle in bundles))
+    need = int(_OPEN_BYTES * sum(bundle.file_bytes for bundle in bundles))
     free = this_machine(work).ram
     if need > free:
         raise ResourceError(

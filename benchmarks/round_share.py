@@ -149,7 +149,7 @@ def render_markdown(report: Report) -> str:
         "",
         f"Medians in microseconds, {report.cached_tokens} tokens in the cache, taken in turn. Products and attention "
         "alone are the same kernels on the same shapes and weights; quantizing a product's input counts as the product "
-        "where its kernel does it, and writing caches as attention; how many kernels, in brackets.",
+        "where its kernel or a QuantizeLinear does it, writing caches as attention; in brackets how many kernels.",
         "",
         "| token rows | round | products alone | attention alone | rest | round over products and attention |",
         "|---|---|---|---|---|---|",

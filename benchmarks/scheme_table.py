@@ -28,12 +28,15 @@ class Times:
 class Row:
     """One bundle. `kl` in nats a token against the float32 bundle; `times` None where the scheme is emulated.
 
-    `guarantee` is what `verify` found, None if it did not run; `prompts_equal` of `prompts` gave the same tokens by
-    speculative and by plain decoding.
+    `weight_bytes` are those of codes, scales and what stays float32; `file_bytes` the weights file as the engine has
+    it, which holds more where a graph needs a weight in two forms, and float32 where a scheme is emulated. `guarantee`
+    is what `verify` found, None if it did not run; `prompts_equal` of `prompts` gave the same tokens by speculative and
+    by plain decoding.
     """
 
     scheme: str
     weight_bytes: int
+    file_bytes: int
     kl: float
     perplexity: float
     reference_perplexity: float
@@ -86,6 +89,7 @@ def _preamble(report: Report) -> list[str]:
         "",
         f"Measured on {report.machine} ({versions}), {report.created}: `{report.command}`",
         "",
+        "- Weights: codes, scales and what stays float32; and the bundle's weights file, in megabytes of 10^6 bytes.",
         f"- KL divergence and perplexity: {report.quality_tokens} tokens of held-out text, against the float32 bundle.",
         f"- Acceptance length and tokens a second: {report.prompts} held-out prompts, {report.tokens} greedy tokens of "
         "each; reading the prompt is not counted; medians over prompts; bundles take turns prompt by prompt.",
@@ -98,7 +102,16 @@ def _preamble(report: Report) -> list[str]:
 
 def _table(rows: Sequence[Row]) -> list[str]:
     widths = [f"T({width})" for width in WIDTHS]
-    head = ["scheme", "weights MB", "KL nats/token", "perplexity", "acceptance length", "speculative = plain", "verify"]
+    head = [
+        "scheme",
+        "weights MB",
+        "file MB",
+        "KL nats/token",
+        "perplexity",
+        "acceptance length",
+        "speculative = plain",
+        "verify",
+    ]
     head += ["plain step", *widths, "T(8)/T(1)", "plain tokens/s", "speculative tokens/s", "speculative / plain"]
     return [_line(head), _line(["---"] * len(head)), *(_line(_cells(row)) for row in rows)]
 
@@ -108,6 +121,7 @@ def _cells(row: Row) -> list[str]:
     cells = [
         row.scheme,
         f"{row.weight_bytes / 1e6:.1f}",
+        EMULATED if row.times is None else f"{row.file_bytes / 1e6:.1f}",
         f"{row.kl:.5f}",
         f"{row.perplexity:.3f} ({change:+.2%})",
         f"{row.acceptance_length:.2f}",

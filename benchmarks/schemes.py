@@ -125,6 +125,7 @@ def make_rows(
             Row(
                 scheme=bundle.name,
                 weight_bytes=bundle.weight_bytes,
+                file_bytes=bundle.file_bytes,
                 kl=quality.kl,
                 perplexity=quality.perplexity,
                 reference_perplexity=quality.reference_perplexity,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import scheme_table
@@ -16,13 +17,14 @@ from schemes import make_rows
 
 import tiny_bundles
 from forerun_compiler.bundle import FileEntry
+from forerun_compiler.precision_map import LayerPrecision, render_precision_map
 from forerun_compiler.quality import Quality
 
 TIMES = Times(2000.0, {1: 4000.0, 8: 5400.0}, 100.0, 250.0, 2.5)
 
 
 def _row(scheme: str = "int8", times: Times | None = TIMES) -> Row:
-    return Row(scheme, 13_000_000, 0.0123, 10.5, 10.0, 4.8, 16, 16, None, times)
+    return Row(scheme, 13_000_000, 14_500_000, 0.0123, 10.5, 10.0, 4.8, 16, 16, None, times)
 
 
 def _report(*rows: Row) -> Report:
@@ -59,6 +61,7 @@ def test_a_row_has_every_figure_under_its_heading() -> None:
     assert found == {
         "scheme": "int8",
         "weights MB": "13.0",
+        "file MB": "14.5",
         "KL nats/token": "0.01230",
         "perplexity": "10.500 (+5.00%)",
         "acceptance length": "4.80",
@@ -79,7 +82,8 @@ def test_an_emulated_scheme_has_no_times_and_as_many_cells() -> None:
     markdown = scheme_table.render_markdown(_report(_row(), _row("fp8", None)))
     cells = _cells(markdown, "fp8")
     assert len(cells) == len(_columns(markdown)) == len(_cells(markdown, "int8"))
-    assert cells[7:] == ["emulated"] * 8
+    assert (cells[1], cells[2]) == ("13.0", "emulated")
+    assert cells[8:] == ["emulated"] * 8
 
 
 def test_the_page_says_how_it_was_measured() -> None:
@@ -102,12 +106,16 @@ def test_a_round_is_fed_as_many_drafts_as_there_can_be() -> None:
 
 
 @pytest.mark.parametrize("name", ["int8", "nvfp4"])
-def test_rows_join_what_was_measured_apart(tmp_path, name: str) -> None:
+def test_rows_join_what_was_measured_apart(tmp_path: Path, name: str) -> None:
     manifest = tiny_bundles.manifest()
     manifest = type(manifest)(**{**vars(manifest), "files": {"weights.bin": FileEntry(1234, "")}})
     bundle = Bundle(CANDIDATES[name], tmp_path, manifest)
+    (tmp_path / "precision.json").write_bytes(
+        render_precision_map([LayerPrecision("a", "target", name, 8, size, None, None) for size in (30, 4)])
+    )
     rounds = {} if bundle.candidate.is_emulated else {name: {0: 10.0, 1: 20.0, 8: 30.0}}
     decoded = {name: Decoded(5.0, 15.0, 3.0, 4.5, 8, 7)}
     (row,) = make_rows([bundle], {name: Quality(0.5, math.e, 2.0, 99)}, rounds, decoded)
-    assert (row.weight_bytes, row.kl, row.acceptance_length, row.prompts_equal) == (1234, 0.5, 4.5, 7)
+    assert (row.weight_bytes, row.file_bytes, row.kl, row.acceptance_length) == (34, 1234, 0.5, 4.5)
+    assert (row.prompts, row.prompts_equal) == (8, 7)
     assert row.times == (None if name == "nvfp4" else Times(10.0, {1: 20.0, 8: 30.0}, 5.0, 15.0, 3.0))
