@@ -18,7 +18,6 @@ from forerun_compiler.pipeline import CompiledGraphs, LinkedGraphs, link_recipe,
 from forerun_compiler.precision_map import LayerPrecision
 from forerun_compiler.prompts import read_prompts
 from forerun_compiler.recipe import Recipe
-from forerun_compiler.schemes import DENSE
 from forerun_compiler.weigh_layers import weigh_layers
 
 OnProgress = Callable[[str, int, int], None]  # stage, done, total (0 = not known)
@@ -39,7 +38,7 @@ def compile_recipe(recipe: Recipe, cache: Path | None, on_progress: OnProgress) 
         ForerunError: of the class that belongs to the stage that failed.
     """
     linked = link_recipe(recipe, lambda stage: on_progress(stage, 0, 0))
-    calibration = calibrate_linked(recipe, linked, cache, on_progress) if is_quantized(recipe.precision) else None
+    calibration = calibrate_linked(recipe, linked, cache, on_progress) if recipe.precision.is_quantized else None
     return compile_linked(recipe, linked, recipe.precision, calibration, on_progress)
 
 
@@ -74,9 +73,3 @@ def calibrate_linked(recipe: Recipe, linked: LinkedGraphs, cache: Path | None, o
         return run()
     key = calibration_key(linked.round, sequences, settings)
     return load_or_run(key, cache, run, lambda message: on_progress(message, 0, 0))
-
-
-def is_quantized(precision: Precision) -> bool:
-    """Whether any layer may be anything but float32."""
-    parts = (precision.target, precision.drafter, precision.lm_head, precision.drafter_lm_head)
-    return any(scheme != DENSE for scheme in (*parts, *(override.scheme for override in precision.overrides)))

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from forerun_compiler.errors import BundleError
+from forerun_compiler.schemes import DENSE
 
 FORMAT = 2
 FILE_NAME = "manifest.json"
@@ -111,6 +112,12 @@ class Precision(_Strict):
     drafter_lm_head: str = "float32"
     cache: str = "float32"
     overrides: tuple[Override, ...] = ()
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether any linear layer may be anything but float32."""
+        parts = (self.target, self.drafter, self.lm_head, self.drafter_lm_head)
+        return any(scheme != DENSE for scheme in (*parts, *(override.scheme for override in self.overrides)))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,42 +19,62 @@ _BYTES_PER_WEIGHT = 4  # float32
 _BASE_RAM, _RAM_PER_BYTE = int(0.8 * GIB), 2.4
 _BASE_DISK = 32 << 20
 _BASE_SECONDS, _SECONDS_PER_GIB = 20.0, 30.0
+# Calibration runs the float32 graph from a temporary file: a pair of 143 M parameters (0.53 GiB) had its peak at
+# 2.24 GiB, 2.7 times its weights, and took a minute more.
+_CALIBRATED_RAM_PER_BYTE, _CALIBRATED_SECONDS_PER_GIB = 3.0, 120.0
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Estimates of a build: peak memory and new disk space in bytes, time in seconds on a small machine."""
+    """Estimates of a build: peak memory and new disk space in bytes, time in seconds on a small machine.
+
+    `scratch` is disk space in the folder for temporary files.
+    """
 
     parameters: int
     ram: int
     disk: int
     seconds: float
+    scratch: int = 0
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What is free: memory that a process may still take, and space on the output's file system, in bytes."""
+    """What is free: memory that a process may still take, and space on the output's file system, in bytes.
+
+    `scratch` is the space in the folder for temporary files; where both are one file system they share it.
+    """
 
     ram: int
     disk: int
+    scratch: int = 0
+    one_disk: bool = False
 
 
 def estimate(recipe: Recipe) -> Needs:
     """What building `recipe` needs; reads only headers and, for hub names, their metadata."""
     parameters = count_parameters(recipe.target) + count_parameters(recipe.drafter)
     weights = parameters * _BYTES_PER_WEIGHT
+    calibrated = recipe.precision.is_quantized
     return Needs(
         parameters=parameters,
-        ram=_BASE_RAM + int(_RAM_PER_BYTE * weights),
+        ram=_BASE_RAM + int((_CALIBRATED_RAM_PER_BYTE if calibrated else _RAM_PER_BYTE) * weights),
         disk=_BASE_DISK + weights,
-        seconds=_BASE_SECONDS + _SECONDS_PER_GIB * weights / GIB,
+        seconds=_BASE_SECONDS + (_CALIBRATED_SECONDS_PER_GIB if calibrated else _SECONDS_PER_GIB) * weights / GIB,
+        scratch=weights if calibrated else 0,
     )
 
 
 def this_machine(output: Path) -> Machine:
     """What is free here and now, for a bundle at `output` (which need not exist yet)."""
     existing = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
-    return Machine(available_memory(Path("/proc"), Path("/sys/fs/cgroup")), shutil.disk_usage(existing).free)
+    scratch = Path(tempfile.gettempdir())
+    return Machine(
+        available_memory(Path("/proc"), Path("/sys/fs/cgroup")),
+        shutil.disk_usage(existing).free,
+        shutil.disk_usage(scratch).free,
+        existing.stat().st_dev == scratch.stat().st_dev,
+    )
 
 
 def check_fits(needs: Needs, machine: Machine, output: Path) -> None:
@@ -66,6 +87,12 @@ def check_fits(needs: Needs, machine: Machine, output: Path) -> None:
         raise ResourceError(
             f"the build needs about {in_gib(needs.ram)} of memory, {in_gib(machine.ram)} are available; "
             "end other programs, build on a larger machine, or choose a smaller pair of models"
+        )
+    if needs.scratch > machine.scratch - (needs.disk if machine.one_disk else 0):
+        raise ResourceError(
+            f"{tempfile.gettempdir()}: calibration needs about {in_gib(needs.scratch)} of disk space for temporary "
+            f"files{f' beside {in_gib(needs.disk)} for the bundle' if machine.one_disk else ''}, "
+            f"{in_gib(machine.scratch)} are free there; free some space or set TMPDIR to another folder"
         )
     if needs.disk > machine.disk:
         raise ResourceError(

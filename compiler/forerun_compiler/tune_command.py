@@ -45,7 +45,10 @@ def tune_recipe(
 
 
 class RecipeWorkshop:
-    """Links and calibrates a recipe when the first bundle is built, and lowers the same graphs for every other."""
+    """Links and calibrates a recipe when the first bundle is built, and lowers the same graphs for every other.
+
+    Only these two are told as stages: the rest is short, and comes with every candidate.
+    """
 
     def __init__(self, recipe: Recipe, cache: Path | None, on_progress: OnProgress) -> None:
         self._recipe, self._cache, self._on_progress = recipe, cache, on_progress
@@ -54,19 +57,22 @@ class RecipeWorkshop:
 
     def build(self, precision: Precision, folder: Path) -> None:
         """Write the recipe's bundle at another precision."""
-        from forerun_compiler.compilation import calibrate_linked, compile_linked, is_quantized
+        from forerun_compiler.compilation import calibrate_linked, compile_linked
         from forerun_compiler.pipeline import link_recipe
 
         recipe, on_progress = self._recipe, self._on_progress
         if self._linked is None:
             self._linked = link_recipe(recipe, lambda stage: on_progress(stage, 0, 0))
-        quantized = is_quantized(precision)
+        quantized = precision.is_quantized
         if quantized and self._calibration is None:
             self._calibration = calibrate_linked(recipe, self._linked, self._cache, on_progress)
-        compiled = compile_linked(
-            recipe, self._linked, precision, self._calibration if quantized else None, on_progress
-        )
-        write_compiled(replace(recipe, precision=precision), compiled, folder, on_progress)
+        calibration = self._calibration if precision.is_quantized else None
+        compiled = compile_linked(recipe, self._linked, precision, calibration, _quiet)
+        write_compiled(replace(recipe, precision=precision), compiled, folder, _quiet)
+
+
+def _quiet(stage: str, done: int, total: int) -> None:
+    pass
 
 
 def _open_engine(folder: Path, threads: int | None) -> Engine:

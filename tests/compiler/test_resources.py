@@ -53,6 +53,17 @@ def test_a_group_of_version_1(tmp_path: Path) -> None:
     assert available_memory(proc, tmp_path / "cgroup") == 0
 
 
+@pytest.mark.parametrize(("one_disk", "free", "fits"), [(False, 3, True), (True, 3, False), (True, 5, True)])
+def test_temporary_files_need_space_too(tmp_path: Path, one_disk: bool, free: int, fits: bool) -> None:
+    needs = Needs(parameters=1, ram=0, disk=2 * GIB, seconds=1.0, scratch=3 * GIB)
+    machine = Machine(0, 9 * GIB, free * GIB, one_disk)
+    if fits:
+        check_fits(needs, machine, tmp_path)
+        return
+    with pytest.raises(ResourceError, match=r"calibration needs about 3\.0 GiB .*beside 2\.0 GiB for the bundle, 3\.0"):
+        check_fits(needs, machine, tmp_path)
+
+
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     needs = Needs(parameters=1, ram=4 * GIB, disk=2 * GIB, seconds=1.0)
     check_fits(needs, Machine(4 * GIB, 2 * GIB), tmp_path)

@@ -99,7 +99,7 @@ def test_compare_shows_acceptance_and_equal_output(capsys: pytest.CaptureFixture
     assert found["statistics"]["acceptance_length"] > 1
 
 
-@pytest.mark.parametrize("index", range(7))
+@pytest.mark.parametrize("index", range(8))
 def test_one_flipped_byte_anywhere_is_refused_by_name(
     capsys: pytest.CaptureFixture[str], copy: Path, index: int
 ) -> None:
