@@ -47,7 +47,7 @@ static void fill(product *it, uint64_t *random) {
     for (size_t i = 0; i < it->n; i++)
         it->weight_scales[i] = 0.01f + fabsf(random_float(random));
     for (size_t i = 0; i < it->n * it->k; i++)
-        it->w[i] = (int8_t)((int)(next_random(random) % 255) - 127);
+        it->w[i] = (int8_t)((int)(next_random(random) % 256) - 128);
     pack(it);
 }
 
@@ -166,14 +166,14 @@ static void test_extremes(uint64_t *random) {
     product it = make(9, 33, 4097);
     fill(&it, random);
     for (size_t i = 0; i < it.n * it.k; i++) /* nothing may saturate in between */
-        it.w[i] = i / it.k % 2 == 0 ? 127 : -127;
+        it.w[i] = i / it.k % 2 == 0 ? 127 : -128;
     for (size_t i = 0; i < it.rows * it.k; i++)
         it.x[i] = i / it.k % 2 == 0 ? 3.5f : -3.5f;
     pack(&it);
     check_paths(&it, "extremes");
     release(&it);
     it = make(2, 1, FR_INT8_MAX_K); /* the longest sum */
-    memset(it.w, 127, it.k);
+    memset(it.w, -128, it.k);
     it.weight_scales[0] = 1.0f;
     for (size_t k = 0; k < it.k; k++)
         it.x[k] = 1.0f, it.x[it.k + k] = -1.0f;

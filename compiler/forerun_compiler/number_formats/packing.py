@@ -15,21 +15,21 @@ from forerun_compiler.number_formats.checks import Array
 OUTPUTS, INPUTS, FOUR = 16, 64, 4
 """Of a block: outputs and inputs; and the inputs that lie side by side."""
 MOST_INPUTS = 131072
-"""127 * 127 * K must fit an int32."""
+"""128 * 127 * K must fit an int32."""
 _ZERO = 128
 
 
 def pack_blocks(codes: Array, where: str = "weight") -> Array:
-    """Return int8 codes [N,K] in -127..127 as blocks, uint8 [ceil(N/16), ceil(K/64), 1024].
+    """Return int8 codes [N,K] as blocks, uint8 [ceil(N/16), ceil(K/64), 1024].
 
     Raises:
-        PassError: a code is -128, which the kernels' signed products cannot take, or K is too large for an exact sum.
+        PassError: K is too large for an exact sum; `where` names the weight.
     """
     rows, columns = codes.shape
-    if codes.min() < -127 or columns > MOST_INPUTS:
+    if columns > MOST_INPUTS:
         raise PassError(
-            f"{where}: expected codes from -127 to 127 and at most {MOST_INPUTS} inputs; "
-            f"found {codes.min()} and {columns} inputs. Give this layer another scheme in precision.overrides"
+            f"{where}: expected at most {MOST_INPUTS} inputs, whose products an int32 can sum; found {columns}. "
+            "Give this layer another scheme in precision.overrides"
         )
     padded = np.full((-(-rows // OUTPUTS) * OUTPUTS, -(-columns // INPUTS) * INPUTS), _ZERO, np.uint8)
     padded[:rows, :columns] = codes.view(np.uint8) ^ np.uint8(_ZERO)  # adds 128

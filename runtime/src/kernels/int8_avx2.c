@@ -10,7 +10,7 @@
 #define VNNI __attribute__((target("avx2,avxvnni")))
 #define INLINE static inline __attribute__((always_inline))
 
-enum { MAX_ROWS = 4, AHEAD = 4096 };
+enum { MAX_ROWS = 4, AHEAD = 8192 };
 
 static int usable_avx2(void) {
     return __builtin_cpu_supports("avx2");
@@ -63,17 +63,30 @@ AVX2 static int32_t encode(const float *x, size_t k, float inverse, int8_t *code
     return total;
 }
 
-/* Eight sums of four products; `weights` are the stored bytes, 128 too large.
- * |a| * sign(w, a) in pairs of int16: at most 2 * 127 * 127, so that nothing saturates (a weight is never -128). */
-AVX2 INLINE __m256i dot_avx2(__m256i sums, __m256i weights, __m256i a) {
-    __m256i w = _mm256_xor_si256(weights, _mm256_set1_epi8((char)0x80));
-    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(w, a));
+/* Eight sums of four products of one row; the weights are prepared once for all rows.
+ * AVX2: |w| * sign(a, w) in pairs of int16, at most 2 * 128 * 127, so that nothing saturates. */
+typedef struct loaded {
+    __m256i codes, magnitudes;
+} loaded;
+
+AVX2 INLINE loaded load_avx2(const uint8_t *w) {
+    __m256i stored = _mm256_loadu_si256((const __m256i *)(const void *)w);
+    __m256i codes = _mm256_xor_si256(stored, _mm256_set1_epi8((char)0x80));
+    return (loaded){codes, _mm256_abs_epi8(codes)};
+}
+
+AVX2 INLINE __m256i dot_avx2(__m256i sums, loaded weights, __m256i a) {
+    __m256i pairs = _mm256_maddubs_epi16(weights.magnitudes, _mm256_sign_epi8(a, weights.codes));
     return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-/* Unsigned by signed as it is: the sums begin at what 128 is too much. */
-VNNI INLINE __m256i dot_vnni(__m256i sums, __m256i weights, __m256i a) {
-    return _mm256_dpbusd_avx_epi32(sums, weights, a);
+VNNI INLINE loaded load_vnni(const uint8_t *w) {
+    return (loaded){_mm256_loadu_si256((const __m256i *)(const void *)w), _mm256_setzero_si256()};
+}
+
+/* Unsigned by signed as they are: the sums begin at what 128 is too much. */
+VNNI INLINE __m256i dot_vnni(__m256i sums, loaded weights, __m256i a) {
+    return _mm256_dpbusd_avx_epi32(sums, weights.codes, a);
 }
 
 AVX2 INLINE void store(const fr_int8_out *out, size_t row, size_t half, __m256i sums, float row_scale) {
@@ -84,45 +97,49 @@ AVX2 INLINE void store(const fr_int8_out *out, size_t row, size_t half, __m256i 
     _mm256_maskstore_ps(out->y + row * out->stride + 8 * half, mask, _mm256_mul_ps(_mm256_cvtepi32_ps(sums), scale));
 }
 
-/* One body for both instruction sets; COUNT is a constant, so that the sums stay in registers. */
-#define DEFINE_ROWS(NAME, TARGET, DOT, OFFSET, COUNT)                                                                  \
-    TARGET static void NAME##COUNT(const uint8_t *w, size_t blocks, const fr_int8_rows *rows,                          \
-                                   const fr_int8_out *out) {                                                           \
-        __m256i sums[COUNT][2];                                                                                        \
-        _Pragma("GCC unroll 4") for (size_t row = 0; row < COUNT; row++) sums[row][0] = sums[row][1] =                 \
+/* One body for both instruction sets; `count` is a constant where it is inlined, so that the sums stay in registers.
+ * `offset` times a row's codes is what its sums begin with. */
+#define DEFINE_PATH(NAME, TARGET, KIND, OFFSET)                                                                        \
+    TARGET INLINE void NAME##_rows(const uint8_t *w, size_t blocks, const fr_int8_rows *rows, const fr_int8_out *out,  \
+                                   size_t count) {                                                                     \
+        __m256i sums[MAX_ROWS][2];                                                                                     \
+        _Pragma("GCC unroll 4") for (size_t row = 0; row < count; row++) sums[row][0] = sums[row][1] =                 \
             _mm256_set1_epi32((OFFSET) * rows->sums[row]);                                                             \
         const int8_t *a = rows->codes;                                                                                 \
-        for (size_t step = 0; step < blocks * 16; step++, w += 64, a += 4 * COUNT) {                                   \
-            const __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)w);                                  \
-            const __m256i high = _mm256_loadu_si256((const __m256i *)(const void *)(w + 32));                          \
+        for (size_t step = 0; step < blocks * 16; step++, w += 64, a += 4 * count) {                                   \
+            const loaded low = load_##KIND(w), high = load_##KIND(w + 32);                                             \
             _mm_prefetch((const char *)w + AHEAD, _MM_HINT_T0);                                                        \
-            _Pragma("GCC unroll 4") for (size_t row = 0; row < COUNT; row++) {                                         \
+            _Pragma("GCC unroll 4") for (size_t row = 0; row < count; row++) {                                         \
                 int32_t four;                                                                                          \
                 memcpy(&four, a + 4 * row, 4);                                                                         \
-                sums[row][0] = DOT(sums[row][0], low, _mm256_set1_epi32(four));                                        \
-                sums[row][1] = DOT(sums[row][1], high, _mm256_set1_epi32(four));                                       \
+                sums[row][0] = dot_##KIND(sums[row][0], low, _mm256_set1_epi32(four));                                 \
+                sums[row][1] = dot_##KIND(sums[row][1], high, _mm256_set1_epi32(four));                                \
             }                                                                                                          \
         }                                                                                                              \
-        for (size_t row = 0; row < COUNT; row++)                                                                       \
-            for (size_t half = 0; half < 2; half++)                                                                    \
-                store(out, row, half, sums[row][half], rows->scales[row]);                                             \
+        _Pragma("GCC unroll 4") for (size_t row = 0; row < count; row++) for (size_t half = 0; half < 2; half++)       \
+            store(out, row, half, sums[row][half], rows->scales[row]);                                                 \
+    }                                                                                                                  \
+    TARGET static void NAME(const uint8_t *w, size_t blocks, const fr_int8_rows *rows, const fr_int8_out *out) {       \
+        switch (rows->count) {                                                                                         \
+        case 1:                                                                                                        \
+            NAME##_rows(w, blocks, rows, out, 1);                                                                      \
+            break;                                                                                                     \
+        case 2:                                                                                                        \
+            NAME##_rows(w, blocks, rows, out, 2);                                                                      \
+            break;                                                                                                     \
+        case 3:                                                                                                        \
+            NAME##_rows(w, blocks, rows, out, 3);                                                                      \
+            break;                                                                                                     \
+        case 4:                                                                                                        \
+            NAME##_rows(w, blocks, rows, out, 4);                                                                      \
+            break;                                                                                                     \
+        }                                                                                                              \
     }
 
-#define DEFINE_PATH(NAME, TARGET, DOT, OFFSET)                                                                         \
-    DEFINE_ROWS(NAME, TARGET, DOT, OFFSET, 1)                                                                          \
-    DEFINE_ROWS(NAME, TARGET, DOT, OFFSET, 2)                                                                          \
-    DEFINE_ROWS(NAME, TARGET, DOT, OFFSET, 3)                                                                          \
-    DEFINE_ROWS(NAME, TARGET, DOT, OFFSET, 4)                                                                          \
-    static void NAME(const uint8_t *weights, size_t blocks, const fr_int8_rows *rows, const fr_int8_out *out) {        \
-        static void (*const by_count[MAX_ROWS])(const uint8_t *, size_t, const fr_int8_rows *,                         \
-                                                const fr_int8_out *) = {NAME##1, NAME##2, NAME##3, NAME##4};           \
-        by_count[rows->count - 1](weights, blocks, rows, out);                                                         \
-    }
+DEFINE_PATH(multiply_avx2, AVX2, avx2, 0)
+DEFINE_PATH(multiply_vnni, VNNI, vnni, -128)
 
-DEFINE_PATH(multiply_avx2_, AVX2, dot_avx2, 0)
-DEFINE_PATH(multiply_vnni_, VNNI, dot_vnni, -128)
-
-const fr_int8_path fr_int8_avxvnni = {"avx-vnni", usable_vnni, MAX_ROWS, peak, encode, multiply_vnni_};
-const fr_int8_path fr_int8_avx2 = {"avx2", usable_avx2, MAX_ROWS, peak, encode, multiply_avx2_};
+const fr_int8_path fr_int8_avxvnni = {"avx-vnni", usable_vnni, MAX_ROWS, peak, encode, multiply_vnni};
+const fr_int8_path fr_int8_avx2 = {"avx2", usable_avx2, MAX_ROWS, peak, encode, multiply_avx2};
 
 #endif

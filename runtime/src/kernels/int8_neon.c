@@ -12,7 +12,7 @@
 #define TARGET __attribute__((target("arch=armv8.2-a+dotprod")))
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
-enum { MAX_ROWS = 4, AHEAD = 4096 };
+enum { MAX_ROWS = 4, AHEAD = 8192 };
 
 static int usable(void) {
 #ifdef __linux__

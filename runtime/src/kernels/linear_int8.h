@@ -9,7 +9,7 @@
  * The sum is an exact int32. A row that is zero gives zeros; one that holds a NaN or an infinity gives NaNs.
  *
  * Weights lie in blocks of 16 outputs by 64 inputs, 1 KB each: uint8 [ceil(N/16)][ceil(K/64)][16][16][4], the code plus
- * 128 (so 1..255), the innermost four along K; what is beyond N or K is 128. Sixteen outputs by four inputs are one
+ * 128, the innermost four along K; what is beyond N or K is 128. Sixteen outputs by four inputs are one
  * 512-bit vector of VPDPBUSD, and a block is one tile of the matrix units. */
 #ifndef FORERUN_LINEAR_INT8_H
 #define FORERUN_LINEAR_INT8_H
@@ -22,7 +22,7 @@ enum {
     FR_INT8_OUTPUTS = 16,  /* of a block */
     FR_INT8_INPUTS = 64,   /* of a block */
     FR_INT8_BLOCK = 1024,  /* bytes of a block */
-    FR_INT8_MAX_K = 131072 /* 127 * 127 * K must fit an int32 */
+    FR_INT8_MAX_K = 131072 /* 128 * 127 * K must fit an int32 */
 };
 
 /* Some rows after quantization, their codes interleaved so that one pass over the weights reads one stream of them. */

@@ -117,7 +117,7 @@ def test_other_schemes_are_left_alone() -> None:
 
 def test_a_sum_that_could_overflow_is_refused() -> None:
     model = two_products(np.ones((2, MOST_INPUTS + 1), np.float32), SCHEME)
-    with pytest.raises(PassError, match=r"target\.p, target\.q \(int8\): expected .* at most 131072 inputs; found"):
+    with pytest.raises(PassError, match=r"target\.p, target\.q \(int8\): expected at most 131072 inputs"):
         quantize_int8(model)
 
 
