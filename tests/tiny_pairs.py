@@ -1,24 +1,35 @@
-"""A tiny random target and its drafter, compiled once per test run and shared by all tests that only read them."""
+"""Tiny pairs of a target and its drafter, for all tests that need more than made-up files.
+
+`pair` compiles one in this process, once per test run, and keeps its traced parts and graphs; `build_pair` takes one
+through the whole toolchain, recipe and tokenizer included, to a bundle.
+"""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save_file
+
 import tiny_drafters
 import tiny_models
 from forerun_compiler import pipeline
+from forerun_compiler.build import build
 from forerun_compiler.drafters import load_drafter
 from forerun_compiler.engines import onnxruntime as engine
 from forerun_compiler.manifest import EngineTarget, GraphInterface, Precision
 from forerun_compiler.passes.link_round import Parts
-from forerun_compiler.recipe import DrafterReference, ModelReference, Recipe
+from forerun_compiler.recipe import DrafterReference, ModelReference, Recipe, load_recipe
 from forerun_compiler.target import load_target, trace_target
 
-CAPACITY = 240
+CAPACITY, PREFILL_CHUNK = 240, 16
+PROMPTS = ("def f(x):", "import os", "class A:\n    pass\n\n\nclass B(A):")
+"""One token, in the tiny tokenizer, is one byte; the last prompt is longer than a prefill chunk."""
 _kept: list[tempfile.TemporaryDirectory[str]] = []
 
 
@@ -35,6 +46,22 @@ class Pair:
     interfaces: dict[str, GraphInterface]
 
 
+@dataclass(frozen=True)
+class BuiltPair:
+    """A bundle, and the target that it was built from in transformers' own classes."""
+
+    bundle: Path
+    target: Any
+    tokenizer: Any
+
+    def continuation(self, prompt: list[int], count: int) -> tuple[int, ...]:
+        """Greedy tokens of the target by transformers' own generate, in float32."""
+        ids = torch.tensor([prompt])
+        with torch.no_grad():
+            found = self.target.generate(ids, max_new_tokens=count, do_sample=False, pad_token_id=0)
+        return tuple(found[0, len(prompt) :].tolist())
+
+
 def recipe(target: Path, drafter: Path, *, capacity: int = CAPACITY, draft_len: int | None = None) -> Recipe:
     """A recipe for two folders, as if it had been read from a file."""
     return Recipe(
@@ -43,7 +70,7 @@ def recipe(target: Path, drafter: Path, *, capacity: int = CAPACITY, draft_len: 
         drafter=DrafterReference(str(drafter), True, "auto"),
         capacity=capacity,
         draft_len=draft_len,
-        prefill_chunk=16,
+        prefill_chunk=PREFILL_CHUNK,
         precision=Precision(),
         engines=(EngineTarget(),),
         prompts=None,
@@ -85,3 +112,43 @@ def pair(*, head: str = "vanilla", agree: bool = True, draft_len: int | None = N
     (root / "engine").mkdir()
     interfaces = engine.write(graphs, root / "engine")
     return Pair(target, drafter, root / "engine", parts, linked, graphs, interfaces)
+
+
+def build_pair(folder: Path, capacity: int = CAPACITY) -> BuiltPair:
+    """Write both checkpoints and the recipe into `folder`, and build the bundle beside them (some seconds)."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    # Seed 1 with an LM head of its own: greedy text that does not repeat itself, and never ends.
+    tiny_models.save_target(folder / "target", seed=1, tie_word_embeddings=False)
+    target = AutoModelForCausalLM.from_pretrained(folder / "target", dtype=torch.float32).eval()
+    built = BuiltPair(folder / "bundle", target, AutoTokenizer.from_pretrained(folder / "target"))
+    tiny_drafters.save_dspark(folder / "drafter", folder / "target", markov_rank=tiny_models.VOCAB)
+    _teach(folder / "drafter" / "model.safetensors", built)
+    recipe_file = folder / "tiny.yaml"
+    recipe_file.write_text(
+        "name: tiny\ntarget: {model: target}\ndrafter: {model: drafter, family: dspark}\n"
+        f"capacity: {capacity}\nprefill_chunk: {PREFILL_CHUNK}\n",
+        encoding="utf-8",
+    )
+    build(load_recipe(recipe_file), built.bundle, lambda stage, done, total: None)
+    return built
+
+
+def _teach(weights: Path, built: BuiltPair) -> None:
+    """Make the random drafter right now and then: its Markov head learns the greedy texts' successors by heart.
+
+    With rank V, W1 the unit matrix and W2 the successors' one-hot columns, the head's logit is 60 for the token that
+    last followed the one before: far above the random backbone's, and wrong where a text goes on differently.
+    """
+    vocab = tiny_models.VOCAB
+    successors = torch.zeros(vocab, vocab)
+    for prompt in PROMPTS:
+        tokens = built.tokenizer(prompt).input_ids
+        text = [*tokens, *built.continuation(tokens, 100)]
+        for token, following in itertools.pairwise(text):
+            successors[:, token] = 0
+            successors[following, token] = 60
+    tensors = load_file(weights)
+    tensors["markov_head.markov_w1.weight"] = torch.eye(vocab)
+    tensors["markov_head.markov_w2.weight"] = successors
+    save_file(tensors, weights)

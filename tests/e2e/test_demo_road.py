@@ -3,7 +3,7 @@
 import pytest
 
 import forerun
-from tiny_pair import CAPACITY, PROMPTS, TinyPair
+from tiny_pairs import CAPACITY, PROMPTS, BuiltPair
 
 DECODINGS = ("speculative", "padded", "plain")
 
@@ -11,7 +11,7 @@ DECODINGS = ("speculative", "padded", "plain")
 @pytest.mark.parametrize("decoding", DECODINGS)
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_greedy_tokens_are_those_of_transformers(
-    pair: TinyPair, engine: forerun.Engine, prompt: str, decoding: str
+    pair: BuiltPair, engine: forerun.Engine, prompt: str, decoding: str
 ) -> None:
     """Token for token: the random target's best logits lie apart by far more than float32 rounding."""
     generation = engine.generate(prompt, max_new_tokens=100, decoding=decoding)
@@ -32,7 +32,7 @@ def test_drafts_are_accepted_and_rejected(engine: forerun.Engine) -> None:
     assert 20 < sum(accepted) < 250
 
 
-def test_the_context_fills_to_its_capacity(pair: TinyPair, engine: forerun.Engine) -> None:
+def test_the_context_fills_to_its_capacity(pair: BuiltPair, engine: forerun.Engine) -> None:
     prompt = PROMPTS[2]
     for decoding in DECODINGS:
         generation = engine.generate(prompt, max_new_tokens=1000, decoding=decoding)
@@ -71,7 +71,7 @@ def test_facts_are_those_of_recipe_and_checkpoints(engine: forerun.Engine) -> No
     assert (facts.draft_len, facts.block_size, facts.capacity, facts.prefill_chunk) == (7, 7, CAPACITY, 16)
 
 
-def test_text_and_ids_are_those_of_transformers(pair: TinyPair, engine: forerun.Engine) -> None:
+def test_text_and_ids_are_those_of_transformers(pair: BuiltPair, engine: forerun.Engine) -> None:
     text = "naïve = '漢字🙂'\n\tprint(naïve)"
     ids = engine.encode(text)
     assert ids == pair.tokenizer(text).input_ids

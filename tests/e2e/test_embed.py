@@ -9,7 +9,7 @@ import forerun
 from forerun.library import find_library
 from installed_core import core_folder
 from table_bundle import TableBundle, make_table_bundle
-from tiny_pair import PROMPTS, TinyPair
+from tiny_pairs import PROMPTS, BuiltPair
 
 SOURCE = Path(__file__).parents[2] / "examples" / "embed.c"
 ONNXRUNTIME = find_library(None, None)
@@ -40,7 +40,7 @@ def run(program: Path, *arguments: object) -> subprocess.CompletedProcess[bytes]
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_the_text_equals_pythons(program: Path, pair: TinyPair, engine: forerun.Engine, prompt: str) -> None:
+def test_the_text_equals_pythons(program: Path, pair: BuiltPair, engine: forerun.Engine, prompt: str) -> None:
     expected = engine.generate(prompt, max_new_tokens=80)
     done = run(program, pair.bundle, ONNXRUNTIME, 80, *engine.encode(prompt))
     assert done.returncode == 0, done.stderr

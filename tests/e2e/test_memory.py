@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import tiny_pair
 from forerun import _core
 from forerun.library import find_library
+from tiny_pairs import build_pair
 
 CAPACITY = 100_000
 
@@ -15,9 +15,7 @@ CAPACITY = 100_000
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny pair with caches of about 13 MB each, 128 MB in all."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny_pair, "CAPACITY", CAPACITY)
-        return tiny_pair.build_tiny_pair(tmp_path_factory.mktemp("large")).bundle
+    return build_pair(tmp_path_factory.mktemp("large"), CAPACITY).bundle
 
 
 def resident_bytes() -> int:

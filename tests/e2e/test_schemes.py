@@ -19,7 +19,7 @@ from forerun_compiler.prove import Effort, verify_bundle
 from forerun_compiler.recipe import Recipe, load_recipe
 from forerun_compiler.schemes import DENSE, ONNXRUNTIME, SCHEMES
 from forerun_compiler.target_probe import TargetProbe
-from tiny_pair import TinyPair
+from tiny_pairs import BuiltPair
 
 EFFORT = Effort(prompts=3, tokens=24, sampled_prompts=2, samples=150)
 QUANTIZED = [name for name in SCHEMES if name != DENSE]
@@ -27,7 +27,7 @@ Source = tuple[Recipe, LinkedGraphs, Calibration]
 
 
 @pytest.fixture(scope="module")
-def source(pair: TinyPair) -> Source:
+def source(pair: BuiltPair) -> Source:
     """Traced and calibrated once for all schemes."""
     recipe = load_recipe(pair.bundle.with_name("tiny.yaml"))
     linked = link_recipe(recipe, lambda stage: None)
@@ -35,12 +35,12 @@ def source(pair: TinyPair) -> Source:
 
 
 @pytest.fixture(scope="module")
-def bundles(pair: TinyPair, source: Source) -> dict[str, Path]:
+def bundles(pair: BuiltPair, source: Source) -> dict[str, Path]:
     """Filled by `bundle`; beside the pair's own bundle, so that each finds the source checkpoints."""
     return {}
 
 
-def bundle(pair: TinyPair, source: Source, kept: dict[str, Path], scheme: str, kernels: str = "forerun") -> Path:
+def bundle(pair: BuiltPair, source: Source, kept: dict[str, Path], scheme: str, kernels: str = "forerun") -> Path:
     name = f"{scheme}-{kernels}"
     if name not in kept:
         recipe, linked, calibration = source
@@ -55,7 +55,7 @@ def bundle(pair: TinyPair, source: Source, kept: dict[str, Path], scheme: str, k
 
 @pytest.mark.parametrize("scheme", QUANTIZED)
 def test_a_bundle_of_each_scheme_is_proven_lossless(
-    pair: TinyPair, source: Source, bundles: dict[str, Path], scheme: str
+    pair: BuiltPair, source: Source, bundles: dict[str, Path], scheme: str
 ) -> None:
     folder = bundle(pair, source, bundles, scheme)
     proof = verify_bundle(folder, EFFORT, lambda *_: None)
@@ -73,7 +73,7 @@ def test_a_bundle_of_each_scheme_is_proven_lossless(
 
 @pytest.mark.parametrize("name", [*(f"{scheme}-forerun" for scheme in QUANTIZED), "int8-stock"])
 def test_the_anchor_row_does_not_depend_on_the_draft(
-    pair: TinyPair, source: Source, bundles: dict[str, Path], name: str
+    pair: BuiltPair, source: Source, bundles: dict[str, Path], name: str
 ) -> None:
     """The verify pass at its own width: other draft rows, the same bits in the anchor's logits."""
     scheme, _, kernels = name.rpartition("-")
@@ -91,7 +91,7 @@ def test_the_anchor_row_does_not_depend_on_the_draft(
     assert len({logits[1].tobytes() for logits in seen}) == 4
 
 
-def test_an_override_reaches_its_layer_alone(pair: TinyPair, source: Source) -> None:
+def test_an_override_reaches_its_layer_alone(pair: BuiltPair, source: Source) -> None:
     recipe, linked, calibration = source
     precision = Precision("int8", "int8", "int8", "int8", overrides=(Override("target.*.down_proj", "float32"),))
     compiled = compile_linked(recipe, linked, precision, calibration, lambda *_: None)

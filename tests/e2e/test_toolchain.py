@@ -17,13 +17,13 @@ import pytest
 import forerun
 from forerun_compiler import cli
 from forerun_compiler.bundle import check_bundle, read_manifest
-from tiny_pair import PROMPTS, TinyPair
+from tiny_pairs import PROMPTS, BuiltPair
 
 EFFORT = ("--prompts", "6", "--tokens", "24", "--sampled-prompts", "2", "--samples", "150")
 
 
 @pytest.fixture
-def copy(pair: TinyPair, tmp_path: Path) -> Iterator[Path]:
+def copy(pair: BuiltPair, tmp_path: Path) -> Iterator[Path]:
     """A copy beside the bundle, so that it finds the same source checkpoints."""
     folder = pair.bundle.with_name(f"copy-{tmp_path.name}")
     shutil.copytree(pair.bundle, folder)
@@ -37,7 +37,7 @@ def execute(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
     return code, captured.out, captured.err
 
 
-def test_another_process_builds_the_same_bytes(pair: TinyPair, tmp_path: Path) -> None:
+def test_another_process_builds_the_same_bytes(pair: BuiltPair, tmp_path: Path) -> None:
     """Another folder depth of the output would change the relative source, so it is built beside the first."""
     again = pair.bundle.with_name("again")
     arguments = ["build", str(pair.bundle.with_name("tiny.yaml")), "-o", str(again), "--json"]
@@ -71,7 +71,7 @@ def test_verify_proves_the_pair_lossless(capsys: pytest.CaptureFixture[str], cop
 
 
 def test_verify_without_the_source_claims_nothing(
-    capsys: pytest.CaptureFixture[str], pair: TinyPair, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], pair: BuiltPair, tmp_path: Path
 ) -> None:
     alone = shutil.copytree(pair.bundle, tmp_path / "alone")
     code, out, _ = execute(capsys, "verify", alone, *EFFORT, "--json")
@@ -92,7 +92,7 @@ def test_bench_measures_the_pair(capsys: pytest.CaptureFixture[str], copy: Path)
     assert dict(row.round_us) == found["verify_cost_us"]
 
 
-def test_compare_shows_acceptance_and_equal_output(capsys: pytest.CaptureFixture[str], pair: TinyPair) -> None:
+def test_compare_shows_acceptance_and_equal_output(capsys: pytest.CaptureFixture[str], pair: BuiltPair) -> None:
     code, out, _ = execute(capsys, "run", pair.bundle, "-p", PROMPTS[0], "-n", 60, "--compare", "--json")
     found = json.loads(out)
     assert (code, found["equal"]) == (0, True)
