@@ -1,3 +1,4 @@
+#define _POSIX_C_SOURCE 200809L /* barriers */
 /* Every path of the int8 product against a triple loop over the definition: bit for bit. */
 #include "check.h"
 #include "kernels/linear_int8.h"
@@ -233,39 +234,42 @@ static void test_rows_are_independent(uint64_t *random) {
 
 typedef struct crew {
     fr_linear_int8 *job;
+    pthread_barrier_t start;
     atomic_size_t next;
     size_t parts;
 } crew;
 
 static void *worker(void *data) {
     crew *it = data;
+    pthread_barrier_wait(&it->start);
     for (size_t part; (part = atomic_fetch_add(&it->next, 1)) < it->parts;)
         fr_linear_int8_part(it->job, part);
     return NULL;
 }
 
-/* Rows are quantized by whichever threads come; nobody may start on half of them. */
-static void test_threads(uint64_t *random) {
+/* Rows are quantized by whichever threads come; nobody may start before all are. Long rows give them time to. */
+static void test_threads(uint64_t *random, size_t rows) {
+    enum { THREADS = 4 };
     const fr_int8_path *paths[FR_INT8_MAX_PATHS];
     fr_int8_paths(paths);
-    product it = make(13, 2100, 300);
+    product it = make(rows, 100, 20000);
     fill(&it, random);
     float *expected = reference(&it), *y = take(it.rows * it.n, sizeof(float));
     void *scratch = take(fr_linear_int8_scratch(it.rows, it.k), 1);
-    for (int round = 0; round < 50; round++) {
+    for (int round = 0; round < 30; round++) {
         memset(scratch, 0x7F, fr_linear_int8_scratch(it.rows, it.k));
         memset(y, 0, it.rows * it.n * sizeof(float));
         fr_linear_int8 job = begin(&it, paths[0], y, scratch);
         crew all = {.job = &job};
         all.parts = fr_linear_int8_begin(&job);
-        REQUIRE(all.parts > 4);
+        REQUIRE(all.parts > THREADS && pthread_barrier_init(&all.start, NULL, THREADS) == 0);
         atomic_init(&all.next, 0);
-        pthread_t threads[3];
-        for (int i = 0; i < 3; i++)
+        pthread_t threads[THREADS];
+        for (int i = 0; i < THREADS; i++)
             REQUIRE(pthread_create(&threads[i], NULL, worker, &all) == 0);
-        worker(&all);
-        for (int i = 0; i < 3; i++)
+        for (int i = 0; i < THREADS; i++)
             pthread_join(threads[i], NULL);
+        pthread_barrier_destroy(&all.start);
         CHECK(same(y, expected, it.rows * it.n));
     }
     free(expected);
@@ -286,6 +290,7 @@ int main(void) {
     test_extremes(&random);
     test_special_rows(&random);
     test_rows_are_independent(&random);
-    test_threads(&random);
+    test_threads(&random, 1);
+    test_threads(&random, 5);
     return check_failures != 0;
 }
