@@ -17,9 +17,8 @@ from forerun_compiler.own_target import OwnTarget, Source, divergence, target_sc
 from forerun_compiler.prompts import FILE_NAME as PROMPTS
 from forerun_compiler.prompts import read_prompts
 from forerun_compiler.schemes import SCHEMES
+from forerun_compiler.ties import tie_tolerance
 
-TIE_TOLERANCE = 1e-4
-QUANTIZED_TIE_TOLERANCE = 1e-4
 LEAST_P = 1e-4
 
 OnProgress = Callable[[str, int, int], None]  # stage, done, total
@@ -107,11 +106,11 @@ def choose_basis(schemes: frozenset[str], own: Reference | None, source: Referen
 
     `schemes` are those of the target's quantized layers; for these `own` must be there.
     """
+    tie = tie_tolerance(schemes)
     if not schemes:
-        return Basis("none" if source is None else "Hugging Face", source, TIE_TOLERANCE, TIE_TOLERANCE)
+        return Basis("none" if source is None else "Hugging Face", source, tie, tie)
     by_row = all(SCHEMES[scheme].by_row for scheme in schemes)
-    same_width = None if by_row else QUANTIZED_TIE_TOLERANCE
-    return Basis("the bundle's own target graph", own, QUANTIZED_TIE_TOLERANCE, same_width)
+    return Basis("the bundle's own target graph", own, tie, None if by_row else tie)
 
 
 def prove(

@@ -17,6 +17,7 @@ from forerun_compiler.bundle import Manifest, check_bundle
 from forerun_compiler.errors import BundleError
 from forerun_compiler.manifest import Precision
 from forerun_compiler.prove import Effort, SourceModel, choose_basis, verify_bundle
+from forerun_compiler.ties import TIES
 from table_bundle import TableBundle, make_table_bundle
 
 EFFORT = Effort(prompts=4, tokens=24, sampled_prompts=2, samples=400)
@@ -173,7 +174,7 @@ def test_a_quantized_target_is_compared_with_its_own_graph(bundle: TableBundle) 
     assert proof.reference == "the bundle's own target graph"
     assert (proof.hf_prompts, proof.hf_identical, proof.hf_ties) == (0, 0, 0)
     assert (proof.graph_prompts, proof.graph_identical, proof.graph_ties) == (4, 4, 0)
-    assert proof.tie_tolerance == prove.QUANTIZED_TIE_TOLERANCE
+    assert proof.tie_tolerance == TIES["int8"]
     assert proof.chi_square_p > 1e-3
     assert proof.kl_to_source == pytest.approx(expected_divergence(bundle, 0.5), rel=1e-6)
 
@@ -225,7 +226,7 @@ def test_a_leak_into_plain_decoding_is_found_in_the_logits(bundle: TableBundle) 
 
 def test_a_scheme_whose_rows_depend_on_each_other_may_part_at_ties(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(prove.SCHEMES, "int8", replace(prove.SCHEMES["int8"], by_row=False))
-    assert choose_basis(frozenset({"int8"}), None, None).same_width_tie == prove.QUANTIZED_TIE_TOLERANCE
+    assert choose_basis(frozenset({"int8"}), None, None).same_width_tie == TIES["int8"]
     assert choose_basis(frozenset({"int4"}), None, None).same_width_tie is None
     assert choose_basis(frozenset(), None, None).name == "none"
 

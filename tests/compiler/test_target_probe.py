@@ -20,7 +20,7 @@ from forerun_compiler.target_probe import LOGITS, TargetProbe
 TEXT = tuple(int(token) for token in np.random.default_rng(3).integers(0, 256, 40))
 NEAR = 2e-5
 """Logits of a few units in float32 through two implementations: measured below 4e-6."""
-SCHEMES = ("float32",)
+SCHEMES = ("float32", "int8", "int4")
 """Of which no row of a round may know the others; those that need no calibration."""
 
 
