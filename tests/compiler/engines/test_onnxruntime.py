@@ -26,9 +26,9 @@ import sys
 from pathlib import Path
 from tiny_pairs import recipe
 from forerun_compiler.engines import onnxruntime
-from forerun_compiler.pipeline import compile_recipe
+from forerun_compiler.compilation import compile_recipe
 target, drafter, out = map(Path, sys.argv[1:])
-onnxruntime.write(compile_recipe(recipe(target, drafter), lambda _: None), out)
+onnxruntime.write(compile_recipe(recipe(target, drafter), None, lambda *_: None).graphs, out)
 """
 
 
