@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import tiny_drafters
+import tiny_models
 from forerun_compiler import pipeline, tune
 from forerun_compiler.bundle import check_bundle
 from forerun_compiler.errors import RecipeError
@@ -15,17 +17,21 @@ from forerun_compiler.recipe import load_recipe
 from forerun_compiler.schemes import SCHEMES
 from forerun_compiler.tune import Settings
 from forerun_compiler.tune_command import RecipeWorkshop, tune_recipe
-from tiny_pairs import build_pair
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With the checkpoints of a pair and its recipe, tiny.yaml."""
     made = tmp_path_factory.mktemp("pair")
-    build_pair(made)
+    tiny_models.save_target(made / "target", seed=1, tie_word_embeddings=False)
+    tiny_drafters.save_dspark(made / "drafter", made / "target", markov_rank=8)
+    (made / "tiny.yaml").write_text(
+        "name: tiny\ntarget: {model: target}\ndrafter: {model: drafter}\ncapacity: 160\nprefill_chunk: 16\n"
+    )
     return made
 
 
+@pytest.mark.slow
 def test_the_pair_is_linked_and_calibrated_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     linked: list[str] = []
     link = pipeline.link_recipe
@@ -47,6 +53,7 @@ def test_the_pair_is_linked_and_calibrated_once(folder: Path, tmp_path: Path, mo
     assert found == {"dense": set(), "drafter": {("drafter", "int8")}, "target": {("target", "int8-static")}}
 
 
+@pytest.mark.slow
 def test_a_search_from_recipe_to_recipe(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = ("float32", "int8")
     monkeypatch.setattr(tune, "SCHEMES", {name: SCHEMES[name] for name in few})
