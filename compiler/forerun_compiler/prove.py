@@ -91,7 +91,7 @@ def verify_bundle(
     prompts = [text[: engine.facts.capacity - tokens - 1] for text in texts if text]
     source = (open_source or _open_source)(manifest, folder)
     schemes = target_schemes(folder, manifest)
-    own = OwnTarget(folder, manifest) if schemes else None
+    own = OwnTarget(folder, manifest, engine.facts.threads) if schemes else None
     basis = choose_basis(schemes, own, source)
     proof = prove(engine, basis, prompts, replace(effort, tokens=tokens), on_progress, manifest.source.target)
     if own is not None and source is not None:
