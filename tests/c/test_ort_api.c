@@ -1,7 +1,33 @@
 #include "check.h"
-#include "ort_api.h"
+#include "custom_ops.h"
+
+/* A library whose table ends with the first version. */
+static char told[256];
+static int status;
+
+static OrtStatus *tell(int code, const char *message) {
+    CHECK_INT(code, ORT_INVALID_ARGUMENT);
+    snprintf(told, sizeof told, "%s", message);
+    return (OrtStatus *)(void *)&status;
+}
+
+static const OrtApi *old_table(uint32_t version) {
+    static OrtStatus *(*const slots[1])(int, const char *) = {tell};
+    return version == 1 ? (const OrtApi *)(const void *)slots : NULL;
+}
+
+static const char *old_version(void) {
+    return "1.0.0";
+}
+
+static void test_operators_refuse_an_old_library(void) {
+    const OrtApiBase base = {old_table, old_version};
+    CHECK(RegisterCustomOps(NULL, &base) == (OrtStatus *)(void *)&status);
+    CHECK_HAS(told, "need ONNX Runtime 1.20 or newer");
+}
 
 int main(void) {
+    test_operators_refuse_an_old_library();
     fr_ort_api api;
     forerun_error error;
     CHECK(fr_ort_load("/nonexistent/libonnxruntime.so", &api, &error) == FORERUN_BACKEND_ERROR);
