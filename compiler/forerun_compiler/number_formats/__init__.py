@@ -10,7 +10,7 @@ import numpy as np
 
 from forerun_compiler.number_formats import float8, int4, int8, nvfp4
 from forerun_compiler.number_formats.checks import Array, checked
-from forerun_compiler.number_formats.int8 import round_rows as round_rows_int8
+from forerun_compiler.number_formats.linear_int8 import round_rows as round_rows_int8
 from forerun_compiler.schemes import DENSE
 
 __all__ = ["Encoded", "encode", "round_rows_int8", "round_trip", "stored_bytes"]
