@@ -81,7 +81,7 @@ def _stays_dense(main: ir.Graph, node: ir.Node, layer: str, wanted: str) -> str 
     if last in _ROUTERS:
         return "a router's choice of experts must not change"
     if outputs < FEWEST_OUTPUTS:
-        return f"{outputs} outputs are too few to gain"
+        return f"{outputs} output{'s are' if outputs > 1 else ' is'} too few to gain"
     if inputs % scheme.block:
         return f"{wanted} needs inputs in multiples of {scheme.block}, this layer has {inputs}"
     if scheme.calibrated and node.graph is not main:

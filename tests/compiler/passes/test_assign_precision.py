@@ -33,7 +33,7 @@ def test_what_must_not_be_narrowed_stays_dense_and_says_why() -> None:
     found = choices(Precision("fp8", "fp8", "fp8", "fp8"))
     assert found["drafter.fc"].scheme == "float32"
     assert "outliers" in str(found["drafter.fc"].reason)
-    assert found["drafter.confidence_head.proj"].reason == "1 outputs are too few to gain"
+    assert found["drafter.confidence_head.proj"].reason == "1 output is too few to gain"
     # Calibrated ranges exist in the main graph only; a dynamic scheme needs none.
     assert "branch" in str(found["drafter.markov_head.markov_w2"].reason)
     assert choices(Precision(drafter="int8"))["drafter.markov_head.markov_w2"].scheme == "int8"
