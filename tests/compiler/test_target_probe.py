@@ -61,18 +61,40 @@ def test_a_row_does_not_depend_on_the_rows_after_it(scheme: str, tmp_path: Path)
     """Bit for bit: the anchor's row with other drafts, and every row with other rows after it."""
     folder, manifest = build(tmp_path, scheme)
     probe, width = TargetProbe(folder, manifest, "round", 1), manifest.model.draft_len + 1
-    probe.read(TEXT[:20])
-    random, seen = np.random.default_rng(0), []
-    for _ in range(8):
-        draft = [int(token) for token in random.integers(0, 256, width - 1)]
-        seen.append(probe.run([TEXT[20], *draft], 1, 20)[0])
-    seen.append(probe.run([TEXT[20], *[0] * (width - 1)], 1, 20)[0])
-    for row in seen[1:]:
-        np.testing.assert_array_equal(row, seen[0])
+    first, *others = anchor_rows(probe, width)
+    for row in others:
+        np.testing.assert_array_equal(row, first)
     whole = probe.run(TEXT[20 : 20 + width], 1, 20)
     for kept in range(1, width):
         padded = [*TEXT[20 : 20 + kept], *[7] * (width - kept)]
         np.testing.assert_array_equal(probe.run(padded, 1, 20)[:kept], whole[:kept])
+
+
+def anchor_rows(probe: TargetProbe, width: int) -> list[np.ndarray]:
+    """The anchor's logits after the same text with eight drafts, and with padding alone."""
+    probe.read(TEXT[:20])
+    random, found = np.random.default_rng(0), []
+    for _ in range(8):
+        draft = [int(token) for token in random.integers(0, 256, width - 1)]
+        found.append(probe.run([TEXT[20], *draft], 1, 20)[0])
+    return [*found, probe.run([TEXT[20], *[0] * (width - 1)], 1, 20)[0]]
+
+
+def test_one_scale_for_all_rows_would_be_seen(tmp_path: Path) -> None:
+    """A round whose first product rounds its input by the range of the whole run, as a per-tensor scheme does."""
+    folder, manifest = build(tmp_path, "float32")
+    file = folder / "round.onnx"
+    model = onnx.load(file, load_external_data=False)
+    place = next(number for number, node in enumerate(model.graph.node) if node.op_type == "MatMul")
+    product = model.graph.node[place]
+    rounded = onnx.helper.make_node("DynamicQuantizeLinear", [product.input[0]], ["codes", "scale", "zero"])
+    restored = onnx.helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["restored"])
+    product.input[0] = "restored"
+    for node in (restored, rounded):
+        model.graph.node.insert(place, node)
+    file.write_bytes(model.SerializeToString())
+    first, *others = anchor_rows(TargetProbe(folder, manifest, "round", 1), manifest.model.draft_len + 1)
+    assert any((row != first).any() for row in others)
 
 
 def test_the_drafter_is_gone(bundle: tuple[Path, Manifest]) -> None:
