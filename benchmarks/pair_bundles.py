@@ -12,10 +12,13 @@ import inflate
 from in_turn import OnProgress
 from scheme_recipes import CANDIDATES, Candidate, PairFiles, recipe_text
 
-from forerun_compiler.build import build
+from forerun_compiler.activation_range import Calibration
+from forerun_compiler.build import write_compiled
 from forerun_compiler.bundle import Manifest, check_bundle
+from forerun_compiler.compilation import calibrate_linked, compile_linked
 from forerun_compiler.drafters.dspark_checkpoint import parse_config
 from forerun_compiler.errors import BundleError, ResourceError
+from forerun_compiler.pipeline import LinkedGraphs, link_recipe
 from forerun_compiler.precision_map import read_precision_map
 from forerun_compiler.prompts import FILE_NAME, read_prompts
 from forerun_compiler.recipe import load_recipe
@@ -67,15 +70,31 @@ def prepare_pair(pair: str, work: Path) -> Path:
     return folder
 
 
-def build_bundle(candidate: Candidate, recipes: Path, folder: Path, keep: bool, on_progress: OnProgress) -> Bundle:
-    """The candidate's bundle; with `keep` one of the same recipe that is there already, whatever built it."""
-    recipe = load_recipe(recipes / f"{candidate.name}.yaml")
-    if keep and (folder / "manifest.json").is_file():
-        manifest = check_bundle(folder)
-        if manifest.recipe == recipe.text:
-            return Bundle(candidate, folder, manifest)
-    manifest = build(recipe, folder, lambda stage, done, total: on_progress(f"{candidate.name}: {stage}", done, total))
-    return Bundle(candidate, folder, manifest)
+class PairBuilder:
+    """Builds the candidates of one pair, whose recipes differ in precision and kernels only: traced once for all."""
+
+    def __init__(self, recipes: Path, on_progress: OnProgress) -> None:
+        self._recipes, self._on_progress = recipes, on_progress
+        self._shared: tuple[LinkedGraphs, Calibration] | None = None
+
+    def build(self, candidate: Candidate, folder: Path, keep: bool) -> Bundle:
+        """The candidate's bundle; with `keep` one of the same recipe that is there already, whatever built it."""
+        recipe = load_recipe(self._recipes / f"{candidate.name}.yaml")
+        if keep and (folder / "manifest.json").is_file():
+            manifest = check_bundle(folder)
+            if manifest.recipe == recipe.text:
+                return Bundle(candidate, folder, manifest)
+        if self._shared is None:
+            linked = link_recipe(recipe, lambda stage: self._on_progress(stage, 0, 0))
+            self._shared = linked, calibrate_linked(recipe, linked, None, self._on_progress)
+        linked, calibration = self._shared
+        self._on_progress(f"build {candidate.name}", 0, 0)
+        compiled = compile_linked(recipe, linked, recipe.precision, calibration, _quiet)
+        return Bundle(candidate, folder, write_compiled(recipe, compiled, folder, _quiet))
+
+
+def _quiet(stage: str, done: int, total: int) -> None:
+    pass
 
 
 def count_parameters(pair: str) -> tuple[int, int]:

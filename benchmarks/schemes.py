@@ -22,7 +22,7 @@ from pathlib import Path
 
 from decoding import Decoded, decode_in_turn
 from in_turn import Blocks, OnProgress, bind_graph, cached_tokens, feed_widths, make_states, time_in_turn
-from pair_bundles import PAIRS, Bundle, build_bundle, check_memory, count_parameters, held_out_tokens, prepare_pair
+from pair_bundles import PAIRS, Bundle, PairBuilder, check_memory, count_parameters, held_out_tokens, prepare_pair
 from result_files import machine_name, versions, write_results
 from scheme_recipes import CANDIDATES
 from scheme_table import WIDTHS, Report, Row, Times, render_json, render_markdown
@@ -173,10 +173,10 @@ def run_pair(pair: str, names: Sequence[str], asked: argparse.Namespace, setting
     """Build, prove if asked to, measure, print, and write if asked to."""
     with StageProgress(sys.stderr) as progress:
         recipes = prepare_pair(pair, asked.work)
-        bundles = []
+        builder, bundles = PairBuilder(recipes, progress), []
         for name in names:
             folder = asked.work / "bundles" / f"{pair}-{name}"
-            bundle = build_bundle(CANDIDATES[name], recipes, folder, asked.keep, progress)
+            bundle = builder.build(CANDIDATES[name], folder, asked.keep)
             if asked.verify:
                 verify_bundle(folder, VERIFY, progress)
                 bundle = replace(bundle, manifest=read_manifest(folder))
