@@ -32,8 +32,8 @@ from forerun_compiler.bundle import read_manifest
 from forerun_compiler.errors import ForerunError
 from forerun_compiler.ort_session import open_session
 from forerun_compiler.progress import StageProgress
-from forerun_compiler.prove import Effort, verify_bundle
-from forerun_compiler.quality import Quality, measure_quality
+from forerun_compiler.proof.prove import Effort, verify_bundle
+from forerun_compiler.proof.quality import Quality, measure_quality
 from forerun_compiler.schemes import DENSE
 
 WORK = Path("artifacts/schemes")

@@ -152,7 +152,8 @@ def verify(bundle: Path, as_json: bool, **effort: int) -> None:
               graph_ties, tie_tolerance, chi_square_p, chi_square_tests, chi_square_samples, kl_to_source,
               failures, not_run
     """
-    from forerun_compiler import prove, report
+    from forerun_compiler import report
+    from forerun_compiler.proof import prove
 
     with _progress() as progress:
         proof = prove.verify_bundle(bundle, prove.Effort(**effort), progress)
@@ -206,8 +207,8 @@ def tune(recipe: Path, output: Path | None, in_place: bool, as_json: bool, **set
               tried [{step, drafter, drafter_lm_head, acceptance_length, round_us, tokens_per_s}],
               quality null or {kl, perplexity, reference_perplexity, tokens}, held_out, prompts, tokens
     """
-    from forerun_compiler import report_tune, tune_command
-    from forerun_compiler.tune import Settings
+    from forerun_compiler.tuning import report_tune, tune_command
+    from forerun_compiler.tuning.tune import Settings
 
     if in_place == (output is not None):
         raise click.UsageError("say where the tuned recipe goes: either -o FILE or --in-place")

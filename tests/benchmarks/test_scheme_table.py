@@ -18,7 +18,7 @@ from schemes import make_rows
 import tiny_bundles
 from forerun_compiler.bundle import FileEntry
 from forerun_compiler.precision_map import LayerPrecision, render_precision_map
-from forerun_compiler.quality import Quality
+from forerun_compiler.proof.quality import Quality
 
 TIMES = Times(2000.0, {1: 4000.0, 8: 5400.0}, 100.0, 250.0, 2.5)
 

@@ -12,12 +12,13 @@ import pytest
 
 import tiny_bundles
 from forerun_compiler import build as building
-from forerun_compiler import cli, errors, exit_codes, prove
+from forerun_compiler import cli, errors, exit_codes
 from forerun_compiler.bundle import read_manifest, write_bundle
 from forerun_compiler.machine import Machine
 from forerun_compiler.precision_map import LayerPrecision, render_precision_map
-from forerun_compiler.quality import Quality
-from forerun_compiler.tune import Candidate, Settings, Tried, Tuning
+from forerun_compiler.proof import prove
+from forerun_compiler.proof.quality import Quality
+from forerun_compiler.tuning.tune import Candidate, Settings, Tried, Tuning
 from table_bundle import TableBundle, make_table_bundle
 
 
@@ -215,7 +216,7 @@ def test_tune(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
         progress("build candidates: drafter", 0, 1)
         return FOUND
 
-    monkeypatch.setattr("forerun_compiler.tune_command.tune_recipe", found)
+    monkeypatch.setattr("forerun_compiler.tuning.tune_command.tune_recipe", found)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     arguments = ("tune", "r.yaml", "-o", "n.yaml", "--prompts", 2, "--tokens", 9, "--threads", 1)
     code, out, err = execute(capsys, *arguments)

@@ -15,10 +15,10 @@ from forerun_compiler.compilation import calibrate_linked, compile_linked
 from forerun_compiler.manifest import EngineTarget, Override, Precision
 from forerun_compiler.pipeline import LinkedGraphs, link_recipe
 from forerun_compiler.precision_map import read_precision_map
-from forerun_compiler.prove import Effort, verify_bundle
+from forerun_compiler.proof.prove import Effort, verify_bundle
+from forerun_compiler.proof.target_probe import TargetProbe
 from forerun_compiler.recipe import Recipe, load_recipe
 from forerun_compiler.schemes import DENSE, ONNXRUNTIME, SCHEMES
-from forerun_compiler.target_probe import TargetProbe
 from tiny_pairs import BuiltPair
 
 EFFORT = Effort(prompts=3, tokens=24, sampled_prompts=2, samples=150)

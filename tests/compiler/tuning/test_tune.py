@@ -10,14 +10,14 @@ from types import SimpleNamespace
 import pytest
 
 import tiny_pairs
-from forerun_compiler import tune as tuning
 from forerun_compiler.errors import ResourceError
 from forerun_compiler.manifest import EngineTarget, Precision
-from forerun_compiler.quality import Quality
+from forerun_compiler.proof.quality import Quality
 from forerun_compiler.recipe import CalibrationChoice, Recipe
 from forerun_compiler.resources import GIB, Machine, Needs
 from forerun_compiler.schemes import SCHEMES
-from forerun_compiler.tune import Candidate, Settings, Tools, Tried, candidates, fastest, tune
+from forerun_compiler.tuning import tune as tuning
+from forerun_compiler.tuning.tune import Candidate, Settings, Tools, Tried, candidates, fastest, tune
 
 ONNXRUNTIME = tuple(name for name, scheme in SCHEMES.items() if "onnxruntime" in scheme.runs_on)
 SPEEDS = {

@@ -9,15 +9,15 @@ from typing import Protocol
 
 from forerun_compiler.bundle import FILE_NAME, Manifest, Proof, check_bundle, update_manifest
 from forerun_compiler.checkpoint_files import find_source
-from forerun_compiler.chi_square import ChiSquare
 from forerun_compiler.errors import BundleError
-from forerun_compiler.gates import Comparison, Engine, Reference, Tokens, check_sampling, compare, generate
 from forerun_compiler.manifest import Guarantee, ProofReference
-from forerun_compiler.own_target import OwnTarget, Source, divergence, target_schemes
 from forerun_compiler.prompts import FILE_NAME as PROMPTS
 from forerun_compiler.prompts import read_prompts
+from forerun_compiler.proof.chi_square import ChiSquare
+from forerun_compiler.proof.gates import Comparison, Engine, Reference, Tokens, check_sampling, compare, generate
+from forerun_compiler.proof.own_target import OwnTarget, Source, divergence, target_schemes
+from forerun_compiler.proof.ties import tie_tolerance
 from forerun_compiler.schemes import SCHEMES
-from forerun_compiler.ties import tie_tolerance
 
 LEAST_P = 1e-4
 
@@ -221,6 +221,6 @@ def _open_source(manifest: Manifest, folder: Path) -> SourceModel | None:
     source = find_source(manifest.source.target, folder)
     if source is None:
         return None
-    from forerun_compiler.hugging_face import HuggingFaceReference
+    from forerun_compiler.proof.hugging_face import HuggingFaceReference
 
     return HuggingFaceReference(source, manifest.model.eos_token_ids)

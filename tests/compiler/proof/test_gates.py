@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from forerun_compiler.gates import Comparison, check_sampling, compare, generate, probabilities
+from forerun_compiler.proof.gates import Comparison, check_sampling, compare, generate, probabilities
 
 VOCAB = 6
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from forerun_compiler.errors import BundleError
-from forerun_compiler.take_turns import Figures, decode_in_turn
+from forerun_compiler.tuning.take_turns import Figures, decode_in_turn
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from forerun_compiler.tune import Tried, Tuning
+from forerun_compiler.tuning.tune import Tried, Tuning
 
 _HEADER = ("", "step", "drafter", "drafter_lm_head", "acceptance", "round us", "tokens/s")
 

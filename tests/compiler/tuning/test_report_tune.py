@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from forerun_compiler.machine import Machine
-from forerun_compiler.quality import Quality
-from forerun_compiler.report_tune import table_lines, tune_text
-from forerun_compiler.tune import Candidate, Tried, Tuning
+from forerun_compiler.proof.quality import Quality
+from forerun_compiler.tuning.report_tune import table_lines, tune_text
+from forerun_compiler.tuning.tune import Candidate, Tried, Tuning
 
 FOUND = Tuning(
     machine=Machine("cpu", 2, 2, "onnxruntime 1.31.1"),

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from forerun_compiler.chi_square import ChiSquare, goodness_of_fit, upper_gamma
+from forerun_compiler.proof.chi_square import ChiSquare, goodness_of_fit, upper_gamma
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 40])

@@ -16,7 +16,7 @@ import tiny_pairs
 import tiny_targets
 from forerun_compiler.bundle import update_manifest
 from forerun_compiler.errors import BundleError
-from forerun_compiler.quality import Quality, QualityCounter, measure_quality
+from forerun_compiler.proof.quality import Quality, QualityCounter, measure_quality
 
 RANDOM = np.random.default_rng(11)
 TEXTS = tuple(tuple(int(token) for token in RANDOM.integers(0, 256, length)) for length in (33, 2, 8, 9, 1))

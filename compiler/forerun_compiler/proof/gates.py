@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from forerun_compiler.chi_square import ChiSquare, goodness_of_fit
+from forerun_compiler.proof.chi_square import ChiSquare, goodness_of_fit
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,7 @@ import torch
 
 import tiny_models
 from forerun_compiler.errors import CheckpointError
-from forerun_compiler.hugging_face import HuggingFaceReference
+from forerun_compiler.proof.hugging_face import HuggingFaceReference
 from forerun_compiler.recipe import ModelReference
 
 PROMPT = tuple(range(60, 76))

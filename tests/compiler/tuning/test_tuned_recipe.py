@@ -9,7 +9,7 @@ import pytest
 
 from forerun_compiler.errors import RecipeError
 from forerun_compiler.recipe import Recipe, load_recipe
-from forerun_compiler.tuned_recipe import check_place, tuned_text, write_tuned
+from forerun_compiler.tuning.tuned_recipe import check_place, tuned_text, write_tuned
 
 TABLE = ("on a machine", "*  drafter  int8")
 RECIPE = """\

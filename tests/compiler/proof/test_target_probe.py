@@ -15,7 +15,7 @@ import tiny_targets
 from forerun_compiler.bundle import Manifest, read_manifest
 from forerun_compiler.errors import BundleError
 from forerun_compiler.manifest import Precision
-from forerun_compiler.target_probe import LOGITS, TargetProbe
+from forerun_compiler.proof.target_probe import LOGITS, TargetProbe
 
 TEXT = tuple(int(token) for token in np.random.default_rng(3).integers(0, 256, 40))
 NEAR = 2e-5

@@ -10,8 +10,8 @@ import pytest
 
 from forerun_compiler.bundle import FileEntry, Manifest, read_manifest
 from forerun_compiler.manifest import Precision
-from forerun_compiler.own_target import OwnTarget, divergence, target_schemes
 from forerun_compiler.precision_map import FILE_NAME, LayerPrecision, render_precision_map
+from forerun_compiler.proof.own_target import OwnTarget, divergence, target_schemes
 from table_bundle import EOS, TableBundle, make_table_bundle
 
 PROMPT = tuple("fgh!abcé-d漢(".encode())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from forerun_compiler.proof.ties import TIES, tie_tolerance
 from forerun_compiler.schemes import SCHEMES
-from forerun_compiler.ties import TIES, tie_tolerance
 
 
 def test_every_scheme_has_one() -> None:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from forerun_compiler.manifest import Manifest
 from forerun_compiler.precision_map import FILE_NAME as PRECISION_MAP
 from forerun_compiler.precision_map import read_precision_map
-from forerun_compiler.quality import QualityCounter
+from forerun_compiler.proof.quality import QualityCounter
+from forerun_compiler.proof.target_probe import TargetProbe
 from forerun_compiler.schemes import DENSE
-from forerun_compiler.target_probe import TargetProbe
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from forerun_compiler.bundle import read_manifest
 from forerun_compiler.errors import BundleError
-from forerun_compiler.target_probe import TargetProbe
+from forerun_compiler.proof.target_probe import TargetProbe
 
 if TYPE_CHECKING:
     import numpy as np

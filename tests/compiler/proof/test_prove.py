@@ -12,12 +12,12 @@ import pytest
 from tokenizers import Tokenizer
 
 import forerun
-from forerun_compiler import prove
 from forerun_compiler.bundle import Manifest, check_bundle
 from forerun_compiler.errors import BundleError
 from forerun_compiler.manifest import Precision
-from forerun_compiler.prove import Effort, SourceModel, choose_basis, verify_bundle
-from forerun_compiler.ties import TIES
+from forerun_compiler.proof import prove
+from forerun_compiler.proof.prove import Effort, SourceModel, choose_basis, verify_bundle
+from forerun_compiler.proof.ties import TIES
 from table_bundle import TableBundle, make_table_bundle
 
 EFFORT = Effort(prompts=4, tokens=24, sampled_prompts=2, samples=400)

@@ -8,15 +8,16 @@ import pytest
 
 import tiny_drafters
 import tiny_models
-from forerun_compiler import pipeline, tune
+from forerun_compiler import pipeline
 from forerun_compiler.bundle import check_bundle
 from forerun_compiler.errors import RecipeError
 from forerun_compiler.manifest import Precision
 from forerun_compiler.precision_map import read_precision_map
 from forerun_compiler.recipe import load_recipe
 from forerun_compiler.schemes import SCHEMES
-from forerun_compiler.tune import Settings
-from forerun_compiler.tune_command import RecipeWorkshop, tune_recipe
+from forerun_compiler.tuning import tune
+from forerun_compiler.tuning.tune import Settings
+from forerun_compiler.tuning.tune_command import RecipeWorkshop, tune_recipe
 
 
 @pytest.fixture(scope="module")

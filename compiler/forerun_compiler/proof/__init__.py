@@ -1,0 +1,1 @@
+"""What a bundle is worth: losslessness proven, and how far quantization moved its target."""

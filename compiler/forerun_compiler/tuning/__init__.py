@@ -1,0 +1,1 @@
+"""`build-engine tune`: the drafter's precision, chosen by measured tokens per second."""
