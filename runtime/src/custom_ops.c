@@ -1,5 +1,6 @@
 #include "custom_ops.h"
 
+#include "op_cached_attention.h"
 #include "op_linear_int8.h"
 
 #include <stdatomic.h>
@@ -12,7 +13,9 @@ enum { MAX_COPIES = 8 };
 static OrtStatus *make_domain(const fr_ort_api *api, OrtCustomOpDomain **out) {
     *out = NULL;
     OrtStatus *status = api->CreateCustomOpDomain(DOMAIN, out);
-    return status != NULL ? status : api->CustomOpDomain_Add(*out, &fr_op_linear_int8);
+    if (status == NULL)
+        status = api->CustomOpDomain_Add(*out, &fr_op_linear_int8);
+    return status != NULL ? status : api->CustomOpDomain_Add(*out, &fr_op_cached_attention);
 }
 
 OrtStatus *fr_custom_ops_add(const fr_ort_api *api, OrtSessionOptions *options, OrtCustomOpDomain **out) {

@@ -58,7 +58,10 @@ enum {
     X(69, OrtStatus *, CreateCpuMemoryInfo, (int, int, OrtMemoryInfo **))                                              \
     X(75, OrtStatus *, AllocatorAlloc, (OrtAllocator *, size_t, void **))                                              \
     X(76, OrtStatus *, AllocatorFree, (OrtAllocator *, void *))                                                        \
+    X(85, OrtStatus *, KernelInfoGetAttribute_float, (const OrtKernelInfo *, const char *, float *))                   \
+    X(86, OrtStatus *, KernelInfoGetAttribute_int64, (const OrtKernelInfo *, const char *, int64_t *))                 \
     X(87, OrtStatus *, KernelInfoGetAttribute_string, (const OrtKernelInfo *, const char *, char *, size_t *))         \
+    X(88, OrtStatus *, KernelContext_GetInputCount, (const OrtKernelContext *, size_t *))                              \
     X(90, OrtStatus *, KernelContext_GetInput, (const OrtKernelContext *, size_t, const OrtValue **))                  \
     X(91, OrtStatus *, KernelContext_GetOutput, (OrtKernelContext *, size_t, const int64_t *, size_t, OrtValue **))    \
     X(92, void, ReleaseEnv, (OrtEnv *))                                                                                \

@@ -1,0 +1,89 @@
+/* Attention of a few new rows over a cache, float32: norm, rotation, write, scores, softmax and weighted sum in one.
+ *
+ * Of each of the `rows` new tokens, at position p + row of the text:
+ *   q, k, v = the heads in a row of qkv, in this order; q and k: x = x / sqrt(mean(x^2) + epsilon) * norm[i] where
+ * there is a norm; rotated by the row p + row of cos and sin where there are tables: x[i], x[i + half] for i < half k
+ * and v go to the row p + row of the caches score[j] = scale * q . k_cache[j], then softcap * tanh(score / softcap)
+ * where there is a softcap out = sum over j of softmax(score)[j] * v_cache[j], for the keys j that the row sees Query
+ * head h reads key-value head h / (heads / kv_heads). A row sees the keys 0..p+row, or without `causal` all up to the
+ * last new one; with a window only those after p + row - window.
+ *
+ * A row's result never depends on the other rows of the run, nor on how many they are, bit for bit: products are summed
+ * in the order of the dimensions, values in the order of the keys, the softmax runs over blocks of 64 keys that begin
+ * at multiples of 64, and keys that a row does not see take no part. The paths with fused multiply and add give the
+ * same bits; the portable one differs by the rounding of its products. The exponential is our own, relative error below
+ * 1.1e-7. */
+#ifndef FORERUN_ATTENTION_H
+#define FORERUN_ATTENTION_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    FR_ATTENTION_KEYS = 64,     /* of a block */
+    FR_ATTENTION_ROWS = 32,     /* query rows of a part: they share one reading of the keys and values */
+    FR_ATTENTION_MULTIPLE = 16, /* of the head dim */
+    FR_ATTENTION_MAX_DIM = 256  /* a part has 140 KB on the stack at this head dim */
+};
+
+/* What is done to one head of q or k before it is used. */
+typedef struct fr_attention_turn {
+    const float *norm; /* [dim], or NULL */
+    float epsilon;
+    const float *cos, *sin; /* [half] of this row, or NULL */
+    size_t half;
+    float factor; /* multiplied at the end */
+} fr_attention_turn;
+
+/* The running softmax of one query row. */
+typedef struct fr_attention_row {
+    float largest, sum;
+    size_t from, to; /* the keys of the block that it sees, from < to <= 64 */
+} fr_attention_row;
+
+/* One way to compute the steps. */
+typedef struct fr_attention_path {
+    const char *name;
+    int (*usable)(void);
+    void (*prepare)(const fr_attention_turn *turn, size_t dim, const float *restrict x, float *restrict y);
+    /* Turns `count` keys [count][dim] to [dim][64], zero beyond count. */
+    void (*turn_keys)(const float *k, size_t count, size_t dim, float *turned);
+    /* q [rows][dim] by turned keys -> scores [rows][64], at least the first `count` of each row. */
+    void (*score)(const float *q, size_t rows, size_t dim, const float *turned, size_t count, float *scores);
+    /* Scores [64] become weights, zero where the row does not see; corrects the row's sum and acc [dim]. */
+    void (*weigh)(float *scores, fr_attention_row *row, float softcap, float *acc, size_t dim);
+    /* acc [rows][dim] += weights [rows][64] by v [...][dim], the keys that each row sees. */
+    void (*add)(const float *weights, const fr_attention_row *rows, size_t count, const float *v, size_t dim,
+                float *acc);
+} fr_attention_path;
+
+/* The paths that this processor has, fastest first; the last one needs nothing. */
+enum { FR_ATTENTION_MAX_PATHS = 4 };
+size_t fr_attention_paths(const fr_attention_path *out[FR_ATTENTION_MAX_PATHS]);
+
+/* One attention. Call fr_attention_write for each part of the first phase, then, when all are done,
+ * fr_attention_attend for each of the second; within a phase in any order and by any threads. Nothing is allocated. */
+typedef struct fr_attention {
+    const fr_attention_path *path;
+    const float *qkv;                 /* [rows][(heads + 2 kv_heads) * dim] */
+    const float *q_norm, *k_norm;     /* [dim], or NULL */
+    const float *cos, *sin;           /* [at least position + rows][half], or NULL */
+    const float *k_before, *v_before; /* [kv_heads][capacity][dim]; copied where they are not the caches themselves */
+    float *k_cache, *v_cache;
+    float *out; /* [rows][heads * dim] */
+    size_t rows, heads, kv_heads, dim, capacity, position, half;
+    size_t window; /* 0: none */
+    float scale, epsilon, softcap;
+    int causal;
+} fr_attention;
+
+/* Parts of the first phase: 0 where few rows let each part of the second write its own keys and values. */
+size_t fr_attention_writes(const fr_attention *it);
+void fr_attention_write(const fr_attention *it, size_t part);
+
+size_t fr_attention_parts(const fr_attention *it);
+void fr_attention_attend(const fr_attention *it, size_t part);
+
+extern const fr_attention_path fr_attention_avx512, fr_attention_avx2, fr_attention_portable;
+
+#endif

@@ -1,0 +1,284 @@
+/* The steps of one path, in vectors of LANES floats; included by the files of the paths, which define before
+ *   LANES, TILE (vectors of a tile of four rows: what the registers hold), TARGET (the attribute of its functions),
+ *   MADD(a, b, c) = a * b + c of vectors.
+ * Sums are kept in sixteen parts whatever LANES is, so that the paths differ by MADD alone. */
+#include "attention.h"
+
+#include <math.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline)) TARGET
+
+enum { KEYS = FR_ATTENTION_KEYS, PARTS = 16, ROWS = 4 };
+
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ints __attribute__((vector_size(4 * LANES)));
+
+INLINE vec load(const float *p) {
+    vec v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+INLINE void store(float *p, vec v) {
+    memcpy(p, &v, sizeof v);
+}
+
+INLINE vec all(float x) {
+    return x - (vec){0}; /* x - 0, not x + 0: it keeps -0 */
+}
+
+INLINE vec choose(ints mask, vec yes, vec no) {
+    return (vec)((mask & (ints)yes) | (~mask & (ints)no));
+}
+
+/* The sum of sixteen parts, halves onto halves. */
+INLINE float total(const vec parts[PARTS / LANES]) {
+    float x[PARTS];
+    memcpy(x, parts, sizeof x);
+    for (size_t width = PARTS / 2; width > 0; width /= 2)
+        for (size_t i = 0; i < width; i++)
+            x[i] += x[i + width];
+    return x[0];
+}
+
+/* exp(x) for x <= 0: 2^n * exp(r), |r| <= ln(2) / 2, exp(r) = 1 + r + r^2 q(r) with the q of degree 4 whose largest
+ * relative error is least (3e-9; 9e-8 after rounding). 0 below -87, where floats end; a NaN stays one. */
+INLINE vec exponential(vec x) {
+    const vec shift = all(0x1.8p23f); /* adding it rounds to an integer, which then stands in the low bits */
+    vec shifted = MADD(x, all(0x1.715476p0f), shift), n = shifted - shift;
+    vec r = MADD(n, all(-0x1.62e4p-1f), x); /* ln(2) in two parts, the first of 14 bits */
+    r = MADD(n, all(-0x1.7f7d1cp-20f), r);
+    vec q = MADD(all(0x1.6a23d0p-10f), r, all(0x1.123a20p-7f));
+    q = MADD(q, r, all(0x1.5558f2p-5f));
+    q = MADD(q, r, all(0x1.555492p-3f));
+    q = MADD(q, r, all(0x1.fffffcp-2f));
+    vec power = (vec)(((ints)shifted + 127) << 23);
+    vec found = (MADD(q, r * r, r) + 1.0f) * power;
+    return choose(x < all(-87.0f), all(0.0f), found);
+}
+
+/* tanh(x): the series below 1/4, where the other form would lose bits; relative error below 3e-7. */
+INLINE vec tangent(vec x) {
+    const ints sign = (ints)all(-0.0f);
+    vec size = (vec)((ints)x & ~sign), square = x * x;
+    vec series = MADD(all(62.0f / 2835.0f), square, all(-17.0f / 315.0f));
+    series = MADD(series, square, all(2.0f / 15.0f));
+    series = MADD(series, square, all(-1.0f / 3.0f));
+    series = MADD(series * square, x, x);
+    vec e = exponential(-2.0f * size);
+    vec far = (vec)((ints)((1.0f - e) / (1.0f + e)) | ((ints)x & sign));
+    return choose(size < all(0.25f), series, far);
+}
+
+TARGET static void prepare(const fr_attention_turn *turn, size_t dim, const float *restrict x, float *restrict y) {
+    if (turn->norm != NULL) {
+        vec squares[PARTS / LANES] = {{0}};
+        for (size_t i = 0; i < dim; i += LANES) {
+            vec *part = &squares[i / LANES % (PARTS / LANES)];
+            *part = MADD(load(x + i), load(x + i), *part);
+        }
+        float inverse = 1.0f / sqrtf(total(squares) / (float)dim + turn->epsilon);
+        for (size_t i = 0; i < dim; i += LANES)
+            store(y + i, load(x + i) * inverse * load(turn->norm + i));
+    } else {
+        memcpy(y, x, dim * sizeof(float));
+    }
+    if (turn->cos != NULL) {
+        const float *restrict cosine = turn->cos, *restrict sine = turn->sin;
+        for (size_t i = 0; i < turn->half; i++) {
+            float a = y[i], b = y[i + turn->half];
+            y[i] = a * cosine[i] - b * sine[i];
+            y[i + turn->half] = a * sine[i] + b * cosine[i];
+        }
+    }
+    if (turn->factor != 1.0f)
+        for (size_t i = 0; i < dim; i += LANES)
+            store(y + i, load(y + i) * turn->factor);
+}
+
+/* Four keys by four dims at a time. */
+TARGET static void turn_keys(const float *k, size_t count, size_t dim, float *turned) {
+    size_t key = 0;
+#if defined(__x86_64__)
+    for (; key + 4 <= count; key += 4)
+        for (size_t d = 0; d < dim; d += 4) {
+            const float *from = k + key * dim + d;
+            float *to = turned + d * KEYS + key;
+            __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + dim);
+            __m128 c = _mm_loadu_ps(from + 2 * dim), e = _mm_loadu_ps(from + 3 * dim);
+            _MM_TRANSPOSE4_PS(a, b, c, e);
+            _mm_storeu_ps(to, a);
+            _mm_storeu_ps(to + KEYS, b);
+            _mm_storeu_ps(to + 2 * KEYS, c);
+            _mm_storeu_ps(to + 3 * KEYS, e);
+        }
+#endif
+    for (; key < count; key++)
+        for (size_t d = 0; d < dim; d++)
+            turned[d * KEYS + key] = k[key * dim + d];
+    if (count < KEYS)
+        for (size_t d = 0; d < dim; d++)
+            memset(turned + d * KEYS + count, 0, (KEYS - count) * sizeof(float));
+}
+
+/* TILE vectors of keys by `rows` rows; `rows` is a constant where this is inlined, so that the sums stay in registers.
+ */
+INLINE void score_tile(const float *q, size_t dim, const float *turned, float *scores, size_t rows) {
+    vec sums[ROWS][TILE];
+#pragma GCC unroll 4
+    for (size_t row = 0; row < rows; row++)
+#pragma GCC unroll 4
+        for (size_t i = 0; i < TILE; i++)
+            sums[row][i] = (vec){0};
+    for (size_t d = 0; d < dim; d++, turned += KEYS) {
+        vec keys[TILE];
+#pragma GCC unroll 4
+        for (size_t i = 0; i < TILE; i++)
+            keys[i] = load(turned + i * LANES);
+#pragma GCC unroll 4
+        for (size_t row = 0; row < rows; row++) {
+            const vec x = all(q[row * dim + d]);
+#pragma GCC unroll 4
+            for (size_t i = 0; i < TILE; i++)
+                sums[row][i] = MADD(x, keys[i], sums[row][i]);
+        }
+    }
+#pragma GCC unroll 4
+    for (size_t row = 0; row < rows; row++)
+#pragma GCC unroll 4
+        for (size_t i = 0; i < TILE; i++)
+            store(scores + row * KEYS + i * LANES, sums[row][i]);
+}
+
+TARGET static void score(const float *q, size_t rows, size_t dim, const float *turned, size_t count, float *scores) {
+    for (size_t key = 0; key < count; key += TILE * LANES)
+        for (size_t row = 0; row < rows; row += ROWS) {
+            const float *x = q + row * dim;
+            float *y = scores + row * KEYS + key;
+            switch (rows - row) {
+            case 1:
+                score_tile(x, dim, turned + key, y, 1);
+                break;
+            case 2:
+                score_tile(x, dim, turned + key, y, 2);
+                break;
+            case 3:
+                score_tile(x, dim, turned + key, y, 3);
+                break;
+            default:
+                score_tile(x, dim, turned + key, y, 4);
+            }
+        }
+}
+
+/* All ones where key number `first` + lane is in from..to-1. */
+INLINE ints seen(const fr_attention_row *row, size_t first) {
+    ints key;
+    for (int lane = 0; lane < LANES; lane++)
+        key[lane] = lane;
+    key += (int32_t)first;
+    return (key >= (int32_t)row->from) & (key < (int32_t)row->to);
+}
+
+TARGET static void weigh(float *scores, fr_attention_row *row, float softcap, float *acc, size_t dim) {
+    size_t start = row->from / LANES * LANES; /* vectors without a key that it sees are not touched */
+    vec peaks = all(row->largest);
+    for (size_t i = start; i < row->to; i += LANES) {
+        vec x = load(scores + i);
+        if (softcap > 0.0f) {
+            x = softcap * tangent(x / softcap);
+            store(scores + i, x);
+        }
+        x = choose(seen(row, i), x, all(-INFINITY));
+        peaks = choose(x > peaks, x, peaks);
+    }
+    float largest = row->largest;
+    for (size_t lane = 0; lane < LANES; lane++)
+        largest = peaks[lane] > largest ? peaks[lane] : largest;
+    vec sums[PARTS / LANES] = {{0}};
+    for (size_t i = start; i < row->to; i += LANES) {
+        vec weights = exponential(load(scores + i) - largest);
+        weights = (vec)((ints)weights & seen(row, i));
+        sums[i / LANES % (PARTS / LANES)] += weights;
+        store(scores + i, weights);
+    }
+    float correction = exponential(all(row->largest - largest))[0];
+    row->largest = largest;
+    row->sum = row->sum * correction + total(sums);
+    for (size_t i = 0; i < dim; i += LANES)
+        store(acc + i, load(acc + i) * correction);
+}
+
+/* `vectors` vectors of the values of the keys from..to-1 by `rows` rows, both constants where this is inlined. */
+INLINE void add_tile(const float *weights, size_t from, size_t to, const float *v, size_t dim, float *acc, size_t rows,
+                     size_t vectors) {
+    vec sums[ROWS][TILE];
+#pragma GCC unroll 4
+    for (size_t row = 0; row < rows; row++)
+#pragma GCC unroll 4
+        for (size_t i = 0; i < vectors; i++)
+            sums[row][i] = load(acc + row * dim + i * LANES);
+    for (size_t key = from; key < to; key++) {
+        vec values[TILE];
+#pragma GCC unroll 4
+        for (size_t i = 0; i < vectors; i++)
+            values[i] = load(v + key * dim + i * LANES);
+#pragma GCC unroll 4
+        for (size_t row = 0; row < rows; row++) {
+            const vec weight = all(weights[row * KEYS + key]);
+#pragma GCC unroll 4
+            for (size_t i = 0; i < vectors; i++)
+                sums[row][i] = MADD(weight, values[i], sums[row][i]);
+        }
+    }
+#pragma GCC unroll 4
+    for (size_t row = 0; row < rows; row++)
+#pragma GCC unroll 4
+        for (size_t i = 0; i < vectors; i++)
+            store(acc + row * dim + i * LANES, sums[row][i]);
+}
+
+INLINE void add_rows(const float *weights, size_t from, size_t to, const float *v, size_t dim, float *acc,
+                     size_t rows) {
+    size_t d = 0;
+    for (; d + TILE * LANES <= dim; d += TILE * LANES)
+        add_tile(weights, from, to, v + d, dim, acc + d, rows, TILE);
+    for (; d < dim; d += LANES)
+        add_tile(weights, from, to, v + d, dim, acc + d, rows, 1);
+}
+
+/* Four rows together over the keys that all of them see, each alone before and after: a weight of zero is not added,
+ * since zero times an infinity is not zero. */
+TARGET static void add_four(const float *weights, const fr_attention_row *rows, const float *v, size_t dim,
+                            float *acc) {
+    size_t from = 0, to = KEYS;
+    for (size_t i = 0; i < ROWS; i++) {
+        from = rows[i].from > from ? rows[i].from : from;
+        to = rows[i].to < to ? rows[i].to : to;
+    }
+    from = from < to ? from : to;
+    for (size_t i = 0; i < ROWS; i++)
+        if (rows[i].from < from)
+            add_rows(weights + i * KEYS, rows[i].from, rows[i].to < from ? rows[i].to : from, v, dim, acc + i * dim, 1);
+    add_rows(weights, from, to, v, dim, acc, ROWS);
+    for (size_t i = 0; i < ROWS; i++)
+        if (rows[i].to > to)
+            add_rows(weights + i * KEYS, rows[i].from > to ? rows[i].from : to, rows[i].to, v, dim, acc + i * dim, 1);
+}
+
+TARGET static void add(const float *weights, const fr_attention_row *rows, size_t count, const float *v, size_t dim,
+                       float *acc) {
+    size_t row = 0;
+    for (; row + ROWS <= count; row += ROWS)
+        add_four(weights + row * KEYS, rows + row, v, dim, acc + row * dim);
+    if (row + 2 <= count && rows[row].from == rows[row + 1].from && rows[row].to == rows[row + 1].to) {
+        add_rows(weights + row * KEYS, rows[row].from, rows[row].to, v, dim, acc + row * dim, 2);
+        row += 2;
+    }
+    for (; row < count; row++)
+        add_rows(weights + row * KEYS, rows[row].from, rows[row].to, v, dim, acc + row * dim, 1);
+}

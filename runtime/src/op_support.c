@@ -1,0 +1,47 @@
+#include "op_support.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+OrtStatus *fr_op_refuse(const fr_ort_api *api, const char *op, const char *node, const char *format, ...) {
+    char message[640];
+    size_t used = (size_t)snprintf(message, sizeof message, "%s %s: ", op, node);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(message + used, sizeof message - used, format, arguments);
+    va_end(arguments);
+    return api->CreateStatus(ORT_INVALID_ARGUMENT, message);
+}
+
+OrtStatus *fr_op_read(const fr_ort_api *api, const OrtValue *value, fr_op_tensor *out) {
+    *out = (fr_op_tensor){.rank = 0};
+    if (value == NULL)
+        return NULL;
+    OrtTensorTypeAndShapeInfo *info = NULL;
+    FR_OP_TRY(api->GetTensorTypeAndShape(value, &info));
+    OrtStatus *status = api->GetDimensionsCount(info, &out->rank);
+    if (status == NULL && out->rank > FR_OP_MAX_RANK)
+        status = api->CreateStatus(ORT_INVALID_ARGUMENT, "forerun: an input has more than 8 dimensions.");
+    if (status == NULL)
+        status = api->GetDimensions(info, out->sizes, out->rank);
+    api->ReleaseTensorTypeAndShapeInfo(info);
+    FR_OP_TRY(status);
+    /* The library has one function for both; what is const stays so. */
+    return api->GetTensorMutableData((OrtValue *)(uintptr_t)value, &out->data);
+}
+
+void fr_op_node_name(const fr_ort_api *api, const OrtKernelInfo *info, char *out, size_t size) {
+    OrtStatus *status = api->KernelInfo_GetNodeName(info, out, &size);
+    if (status != NULL) { /* too long: messages go without it */
+        api->ReleaseStatus(status);
+        out[0] = '\0';
+    }
+}
+
+int fr_op_string(const fr_ort_api *api, const OrtKernelInfo *info, const char *name, char *out, size_t size) {
+    OrtStatus *status = api->KernelInfoGetAttribute_string(info, name, out, &size);
+    if (status == NULL)
+        return 1;
+    api->ReleaseStatus(status); /* there is no such attribute */
+    return 0;
+}
