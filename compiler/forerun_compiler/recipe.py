@@ -147,13 +147,13 @@ def _precision(top: Section, engines: tuple[EngineTarget, ...]) -> tuple[Precisi
     overrides = section.entries("overrides", "{layers, scheme}")
     for override in overrides:
         override.only("layers", "scheme")
-    chosen = tuple(Override(entry.text("layers"), _scheme(entry, "scheme", engines)) for entry in overrides)
+    chosen = tuple(Override(entry.text("layers"), _scheme(entry, "scheme", engines, None)) for entry in overrides)
     lines = tuple(entry.line("layers") for entry in overrides)
     return Precision(target, drafter, lm_head, drafter_lm_head, cache, chosen), lines
 
 
-def _scheme(section: Section, key: str, engines: tuple[EngineTarget, ...], default: str = DENSE) -> str:
-    """A scheme that every engine of the recipe can run, or may emulate."""
+def _scheme(section: Section, key: str, engines: tuple[EngineTarget, ...], default: str | None = DENSE) -> str:
+    """A scheme that every engine of the recipe can run, or may emulate; without a default it must be there."""
     scheme = SCHEMES[section.choice(key, SCHEMES, default)]
     for engine in engines:
         if engine.backend in scheme.runs_on:

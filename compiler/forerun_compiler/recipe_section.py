@@ -56,8 +56,8 @@ class Section:
             raise self.error(key, f"expected a whole number from {low} to {high}, found {value}")
         return int(value)
 
-    def choice(self, key: str, options: Iterable[str], default: str) -> str:
-        """One of some names."""
+    def choice(self, key: str, options: Iterable[str], default: str | None) -> str:
+        """One of some names; without a default the key must be there."""
         value = self.text(key, default)
         if value not in options:
             raise self.error(key, f"{value!r} does not exist in this version; choose one of: {', '.join(options)}")

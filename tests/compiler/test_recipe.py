@@ -137,6 +137,12 @@ def test_a_small_capacity_bounds_the_default_chunk(tmp_path: Path) -> None:
             10,
             "precision.overrides[1].scheme: 'int5' does not exist",
         ),
+        (
+            "capacity: 256",
+            "precision:\n  overrides:\n  - {layers: x}",
+            9,
+            "precision.overrides[0].scheme: expected text, found nothing",
+        ),
         ("capacity: 256", "precision: {overrides: {}}", 7, "precision.overrides: expected a list of {layers, scheme}"),
         ("capacity: 256", "calibration: {method: best}", 7, "calibration.method: 'best' does not exist"),
         ("capacity: 256", "calibration: {prompts: gone}", 7, "calibration.prompts: expected a file with one JSON"),
