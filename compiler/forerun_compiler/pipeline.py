@@ -13,7 +13,7 @@ from forerun_compiler.drafters import Drafter, TargetSide, load_drafter
 from forerun_compiler.errors import PassError, RecipeError
 from forerun_compiler.graph import check_graph
 from forerun_compiler.manifest import EngineTarget, Precision
-from forerun_compiler.passes.assign_precision import Choice, assign_precision, layer_names, matches
+from forerun_compiler.passes.assign_precision import Choice, assign_precision, layer_names, named_by
 from forerun_compiler.passes.link_round import Parts, link_plain, link_round
 from forerun_compiler.passes.lower_ort import lower_ort, passes_for
 from forerun_compiler.passes.name_products import name_products
@@ -126,18 +126,27 @@ _NAME_AND_SHARE = (_Stage("name linear layers", _must_name), _Stage("share equal
 
 
 def check_overrides(recipe: Recipe, linked: LinkedGraphs) -> None:
-    """Refuse a pattern of the recipe that names no layer.
+    """Refuse a pattern of the recipe that names no layer, or only layers that stay dense all the same.
 
     Raises:
-        RecipeError: with the line, and some names that there are.
+        RecipeError: with the line, and some names that there are, or why the layers stay dense.
     """
-    names = layer_names((linked.round, linked.plain))
+    graphs = (linked.round, linked.plain)
+    names = layer_names(graphs)
     for index, override in enumerate(recipe.precision.overrides):
-        if not any(matches(override.layers, name) for name in names):
+        where = f"{recipe.path}:{recipe.override_lines[index]}: precision.overrides[{index}].layers"
+        found = named_by(override, graphs)
+        if not found:
             raise RecipeError(
-                f"{recipe.path}:{recipe.override_lines[index]}: precision.overrides[{index}].layers: "
-                f"{override.layers!r} matches none of the {len(names)} linear layers, which are named like {names[0]}, "
-                f"{names[len(names) // 2]} and {names[-1]}; patterns are shell style: *, ? and [...]"
+                f"{where}: {override.layers!r} matches none of the {len(names)} linear layers, which are named like "
+                f"{names[0]}, {names[len(names) // 2]} and {names[-1]}; patterns are shell style: *, ? and [...]"
+            )
+        if None not in found.values():
+            reasons = "; ".join(f"{layer}: {reason}" for layer, reason in list(found.items())[:3])
+            raise RecipeError(
+                f"{where}: {override.layers!r} matches {len(found)} of the {len(names)} linear layers, and "
+                f"{override.scheme} for {'it' if len(found) == 1 else 'any of them'} is not possible ({reasons}); "
+                "remove the entry or let it name other layers"
             )
 
 

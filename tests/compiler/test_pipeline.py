@@ -239,6 +239,19 @@ def test_a_pattern_that_matches_no_layer_is_refused() -> None:
     assert "target.model.layers.0.self_attn.q_proj" in str(caught.value)
 
 
+def test_an_override_that_no_layer_can_follow_is_refused_with_the_reason() -> None:
+    made: Pair = pair()
+    precision = Precision(overrides=(Override("drafter.fc", "int8"),))
+    asked = replace(recipe(made.target, made.drafter), precision=precision, override_lines=(8,))
+    with pytest.raises(RecipeError) as caught:
+        pipeline.check_overrides(asked, made.linked)
+    assert str(caught.value).startswith("tiny.yaml:8: precision.overrides[0].layers: 'drafter.fc' matches 1 of the ")
+    assert "int8 for it is not possible (drafter.fc: fc reads the target's features" in str(caught.value)
+    # One layer that can follow is enough; and float32 is always possible.
+    for fine in (Override("drafter.*", "int8"), Override("drafter.fc", "float32")):
+        pipeline.check_overrides(replace(asked, precision=Precision(overrides=(fine,))), made.linked)
+
+
 def test_draft_longer_than_the_block_is_refused() -> None:
     made: Pair = pair()
     with pytest.raises(RecipeError, match=r"tiny\.yaml: draft_len: the drafter drafts at most 7 tokens .*found 8"):

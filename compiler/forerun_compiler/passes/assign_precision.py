@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 import onnx_ir as ir
 
 from forerun_compiler.dialect import Linear
-from forerun_compiler.manifest import Precision
+from forerun_compiler.manifest import Override, Precision
 from forerun_compiler.passes.emitter import operands
 from forerun_compiler.passes.name_products import DRAFTER, LM_HEAD, TARGET, products
 from forerun_compiler.schemes import DENSE, SCHEMES
@@ -41,7 +41,7 @@ def assign_precision(model: ir.Model, precision: Precision) -> tuple[Choice, ...
     for node in products(model):
         linear = Linear.from_node(node)
         wanted = _wanted(linear.layer, precision)
-        reason = None if wanted == DENSE else _stays_dense(model.graph, node, linear.layer, wanted)
+        reason = _stays_dense(model.graph, node, linear.layer, wanted)
         scheme = DENSE if reason is not None else wanted
         for name, value in replace(linear, scheme=scheme).attributes().items():
             node.attributes[name] = ir.convenience.convert_attribute(name, value)
@@ -60,6 +60,17 @@ def layer_names(models: Iterable[ir.Model]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(Linear.from_node(node).layer for model in models for node in products(model)))
 
 
+def named_by(override: Override, models: Iterable[ir.Model]) -> dict[str, str | None]:
+    """Return the layers that an override names, each with the reason why it stays dense; None where it does not."""
+    found: dict[str, str | None] = {}
+    for model in models:
+        for node in products(model):
+            layer = Linear.from_node(node).layer
+            if matches(override.layers, layer) and found.get(layer, "") is not None:
+                found[layer] = _stays_dense(model.graph, node, layer, override.scheme)
+    return found
+
+
 def matches(pattern: str, layer: str) -> bool:
     """Whether an override's pattern (shell style: *, ?, [...]) names a layer; upper and lower case differ."""
     return fnmatchcase(layer, pattern)
@@ -72,6 +83,9 @@ def _wanted(layer: str, precision: Precision) -> str:
 
 
 def _stays_dense(main: ir.Graph, node: ir.Node, layer: str, wanted: str) -> str | None:
+    """Why a product keeps its float32 weight although another scheme is wanted for it; None if it does not."""
+    if wanted == DENSE:
+        return None
     scheme, last = SCHEMES[wanted], layer.rpartition(".")[2]
     weight = operands(node, 2)[1]
     assert weight.const_value is not None
