@@ -10,20 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, get_args
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from forerun_compiler.errors import CalibrationError
+from forerun_compiler.schemes import RangeMethod
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
-RangeMethod = Literal["absmax", "percentile", "mse"]
-METHODS: tuple[RangeMethod, ...] = ("absmax", "percentile", "mse")
+METHODS: tuple[RangeMethod, ...] = get_args(RangeMethod)
 PERCENTILE = 99.99
 """Percent of the values that the method `percentile` keeps inside the range."""
 

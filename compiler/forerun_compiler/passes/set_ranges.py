@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from forerun_compiler.activation_range import Calibration, RangeMethod, x_max
+from forerun_compiler.activation_range import Calibration, x_max
 from forerun_compiler.dialect import Linear
 from forerun_compiler.errors import CalibrationError
 from forerun_compiler.passes.name_products import products
-from forerun_compiler.schemes import SCHEMES
+from forerun_compiler.schemes import SCHEMES, RangeMethod
 
 
 def set_ranges(model: ir.Model, calibration: Calibration, method: RangeMethod) -> int:
