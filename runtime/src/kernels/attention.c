@@ -93,6 +93,13 @@ typedef struct part_rows {
     float q[FR_ATTENTION_ROWS * FR_ATTENTION_MAX_DIM], acc[FR_ATTENTION_ROWS * FR_ATTENTION_MAX_DIM];
 } part_rows;
 
+/* The cache row where the block begins that this thread will probably read next: of the same head, then of the next. */
+static size_t next_block(const fr_attention *it, size_t head, size_t start, size_t end) {
+    if (start + FR_ATTENTION_KEYS < end)
+        return head * it->capacity + start + FR_ATTENTION_KEYS;
+    return (head + 1 < it->kv_heads ? head + 1 : head) * it->capacity;
+}
+
 /* One block of keys that begins at key `start`; `end` is where the last row's keys end. */
 static void attend_block(const fr_attention *it, part_rows *mine, size_t head, size_t start, size_t end) {
     float turned[FR_ATTENTION_KEYS * FR_ATTENTION_MAX_DIM], scores[FR_ATTENTION_ROWS * FR_ATTENTION_KEYS];
@@ -110,11 +117,13 @@ static void attend_block(const fr_attention *it, part_rows *mine, size_t head, s
         return;
     size_t at = (head * it->capacity + start) * dim, count = after - first;
     float *acc = mine->acc + first * dim;
+    size_t next = next_block(it, head, start, end) * dim;
+    const fr_attention_values values = {it->v_cache + at, it->v_cache + next, dim};
     it->path->turn_keys(it->k_cache + at, keys, dim, turned);
-    it->path->score(mine->q + first * dim, count, dim, turned, keys, scores);
+    it->path->score(mine->q + first * dim, count, dim, turned, keys, it->k_cache + next, scores);
     for (size_t i = 0; i < count; i++)
         it->path->weigh(scores + i * FR_ATTENTION_KEYS, &mine->rows[first + i], it->softcap, acc + i * dim, dim);
-    it->path->add(scores, mine->rows + first, count, it->v_cache + at, dim, acc);
+    it->path->add(scores, mine->rows + first, count, &values, acc);
 }
 
 void fr_attention_attend(const fr_attention *it, size_t part) {

@@ -41,6 +41,12 @@ typedef struct fr_attention_row {
     size_t from, to; /* the keys of the block that it sees, from < to <= 64 */
 } fr_attention_row;
 
+/* The values of a block of keys [64][dim], and those that will be read after them. */
+typedef struct fr_attention_values {
+    const float *now, *next;
+    size_t dim;
+} fr_attention_values;
+
 /* One way to compute the steps. */
 typedef struct fr_attention_path {
     const char *name;
@@ -48,12 +54,14 @@ typedef struct fr_attention_path {
     void (*prepare)(const fr_attention_turn *turn, size_t dim, const float *restrict x, float *restrict y);
     /* Turns `count` keys [count][dim] to [dim][64], zero beyond count. */
     void (*turn_keys)(const float *k, size_t count, size_t dim, float *turned);
-    /* q [rows][dim] by turned keys -> scores [rows][64], at least the first `count` of each row. */
-    void (*score)(const float *q, size_t rows, size_t dim, const float *turned, size_t count, float *scores);
+    /* q [rows][dim] by turned keys -> scores [rows][64], at least the first `count` of each row. `next` are the keys
+     * that will be turned after these. */
+    void (*score)(const float *q, size_t rows, size_t dim, const float *turned, size_t count, const float *next,
+                  float *scores);
     /* Scores [64] become weights, zero where the row does not see; corrects the row's sum and acc [dim]. */
     void (*weigh)(float *scores, fr_attention_row *row, float softcap, float *acc, size_t dim);
-    /* acc [rows][dim] += weights [rows][64] by v [...][dim], the keys that each row sees. */
-    void (*add)(const float *weights, const fr_attention_row *rows, size_t count, const float *v, size_t dim,
+    /* acc [rows][dim] += weights [rows][64] by the values of the keys that each row sees. */
+    void (*add)(const float *weights, const fr_attention_row *rows, size_t count, const fr_attention_values *v,
                 float *acc);
 } fr_attention_path;
 

@@ -12,10 +12,14 @@
 
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
-enum { KEYS = FR_ATTENTION_KEYS, PARTS = 16, ROWS = 4 };
+enum { KEYS = FR_ATTENTION_KEYS, PARTS = 16, ROWS = 4, LINE = 16 /* floats of a line of the cache */ };
+
+#define FETCH(address) __builtin_prefetch((address), 0, 2) /* to the second level: the first is full of this block */
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
+typedef float four __attribute__((vector_size(16)));
+typedef int32_t four_ints __attribute__((vector_size(16)));
 
 INLINE vec load(const float *p) {
     vec v;
@@ -37,12 +41,25 @@ INLINE vec choose(ints mask, vec yes, vec no) {
 
 /* The sum of sixteen parts, halves onto halves. */
 INLINE float total(const vec parts[PARTS / LANES]) {
-    float x[PARTS];
+    four x[PARTS / 4];
     memcpy(x, parts, sizeof x);
-    for (size_t width = PARTS / 2; width > 0; width /= 2)
-        for (size_t i = 0; i < width; i++)
-            x[i] += x[i + width];
-    return x[0];
+    x[0] = (x[0] + x[2]) + (x[1] + x[3]);
+    return (x[0][0] + x[0][2]) + (x[0][1] + x[0][3]);
+}
+
+INLINE float larger(float a, float b) {
+    return a > b ? a : b;
+}
+
+/* The largest of a vector that holds no NaN. */
+INLINE float peak(vec v) {
+    four x[LANES / 4];
+    memcpy(x, &v, sizeof x);
+    for (size_t i = 1; i < LANES / 4; i++) {
+        const four_ints more = x[i] > x[0];
+        x[0] = (four)((more & (four_ints)x[i]) | (~more & (four_ints)x[0]));
+    }
+    return larger(larger(x[0][0], x[0][1]), larger(x[0][2], x[0][3]));
 }
 
 /* exp(x) for x <= 0: 2^n * exp(r), |r| <= ln(2) / 2, exp(r) = 1 + r + r^2 q(r) with the q of degree 4 whose largest
@@ -100,23 +117,51 @@ TARGET static void prepare(const fr_attention_turn *turn, size_t dim, const floa
             store(y + i, load(y + i) * turn->factor);
 }
 
-/* Four keys by four dims at a time. */
-TARGET static void turn_keys(const float *k, size_t count, size_t dim, float *turned) {
-    size_t key = 0;
-#if defined(__x86_64__)
-    for (; key + 4 <= count; key += 4)
-        for (size_t d = 0; d < dim; d += 4) {
-            const float *from = k + key * dim + d;
-            float *to = turned + d * KEYS + key;
-            __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + dim);
-            __m128 c = _mm_loadu_ps(from + 2 * dim), e = _mm_loadu_ps(from + 3 * dim);
-            _MM_TRANSPOSE4_PS(a, b, c, e);
-            _mm_storeu_ps(to, a);
-            _mm_storeu_ps(to + KEYS, b);
-            _mm_storeu_ps(to + 2 * KEYS, c);
-            _mm_storeu_ps(to + 3 * KEYS, e);
-        }
+#if LANES == 16
+/* Sixteen keys by four dims: quarter i of a vector takes key 4 i + n, so that transposing within the quarters leaves
+ * the keys in order. */
+INLINE __m512 quarters(const float *from, size_t dim) {
+    __m512 x = _mm512_castps128_ps512(_mm_loadu_ps(from));
+    x = _mm512_insertf32x4(x, _mm_loadu_ps(from + 4 * dim), 1);
+    x = _mm512_insertf32x4(x, _mm_loadu_ps(from + 8 * dim), 2);
+    return _mm512_insertf32x4(x, _mm_loadu_ps(from + 12 * dim), 3);
+}
+
+INLINE void turn_some(const float *from, size_t dim, float *to) {
+    __m512 a = quarters(from, dim), b = quarters(from + dim, dim);
+    __m512 c = quarters(from + 2 * dim, dim), d = quarters(from + 3 * dim, dim);
+    __m512 ab = _mm512_unpacklo_ps(a, b), cd = _mm512_unpacklo_ps(c, d);
+    __m512 ab_high = _mm512_unpackhi_ps(a, b), cd_high = _mm512_unpackhi_ps(c, d);
+    _mm512_storeu_ps(to, _mm512_shuffle_ps(ab, cd, 0x44));
+    _mm512_storeu_ps(to + KEYS, _mm512_shuffle_ps(ab, cd, 0xEE));
+    _mm512_storeu_ps(to + 2 * KEYS, _mm512_shuffle_ps(ab_high, cd_high, 0x44));
+    _mm512_storeu_ps(to + 3 * KEYS, _mm512_shuffle_ps(ab_high, cd_high, 0xEE));
+}
+#elif defined(__x86_64__)
+/* Four keys by four dims. */
+INLINE void turn_some(const float *from, size_t dim, float *to) {
+    __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + dim);
+    __m128 c = _mm_loadu_ps(from + 2 * dim), d = _mm_loadu_ps(from + 3 * dim);
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    _mm_storeu_ps(to, a);
+    _mm_storeu_ps(to + KEYS, b);
+    _mm_storeu_ps(to + 2 * KEYS, c);
+    _mm_storeu_ps(to + 3 * KEYS, d);
+}
+#else
+INLINE void turn_some(const float *from, size_t dim, float *to) {
+    for (size_t key = 0; key < 4; key++)
+        for (size_t d = 0; d < 4; d++)
+            to[d * KEYS + key] = from[key * dim + d];
+}
 #endif
+
+TARGET static void turn_keys(const float *k, size_t count, size_t dim, float *turned) {
+    enum { AT_ONCE = LANES == 16 ? 16 : 4 };
+    size_t key = 0;
+    for (; key + AT_ONCE <= count; key += AT_ONCE)
+        for (size_t d = 0; d < dim; d += 4)
+            turn_some(k + key * dim + d, dim, turned + d * KEYS + key);
     for (; key < count; key++)
         for (size_t d = 0; d < dim; d++)
             turned[d * KEYS + key] = k[key * dim + d];
@@ -125,9 +170,21 @@ TARGET static void turn_keys(const float *k, size_t count, size_t dim, float *tu
             memset(turned + d * KEYS + count, 0, (KEYS - count) * sizeof(float));
 }
 
+/* The share of one tile of rows in fetching what will be read next: the lines first, first + step, ... of each step.
+ * All tiles together fetch it once, evenly over their time, so that memory is read on while they compute. */
+typedef struct share {
+    const float *next;
+    size_t first, step;
+} share;
+
+INLINE share share_of(const float *next, size_t row, size_t rows) {
+    size_t tiles = (rows + ROWS - 1) / ROWS;
+    return (share){next, row / ROWS, tiles < 4 ? tiles : 4}; /* four lines: of 64 keys, or of 64 dims */
+}
+
 /* TILE vectors of keys by `rows` rows; `rows` is a constant where this is inlined, so that the sums stay in registers.
  */
-INLINE void score_tile(const float *q, size_t dim, const float *turned, float *scores, size_t rows) {
+INLINE void score_tile(const float *q, size_t dim, const float *turned, float *scores, share ahead, size_t rows) {
     vec sums[ROWS][TILE];
 #pragma GCC unroll 4
     for (size_t row = 0; row < rows; row++)
@@ -139,6 +196,8 @@ INLINE void score_tile(const float *q, size_t dim, const float *turned, float *s
 #pragma GCC unroll 4
         for (size_t i = 0; i < TILE; i++)
             keys[i] = load(turned + i * LANES);
+        for (size_t i = ahead.first; i < KEYS / LINE; i += ahead.step)
+            FETCH(ahead.next + d * KEYS + i * LINE);
 #pragma GCC unroll 4
         for (size_t row = 0; row < rows; row++) {
             const vec x = all(q[row * dim + d]);
@@ -154,23 +213,27 @@ INLINE void score_tile(const float *q, size_t dim, const float *turned, float *s
             store(scores + row * KEYS + i * LANES, sums[row][i]);
 }
 
-TARGET static void score(const float *q, size_t rows, size_t dim, const float *turned, size_t count, float *scores) {
+TARGET static void score(const float *q, size_t rows, size_t dim, const float *turned, size_t count, const float *next,
+                         float *scores) {
     for (size_t key = 0; key < count; key += TILE * LANES)
         for (size_t row = 0; row < rows; row += ROWS) {
             const float *x = q + row * dim;
             float *y = scores + row * KEYS + key;
+            share ahead = share_of(next, row, rows);
+            if (key > 0)
+                ahead.first = KEYS;
             switch (rows - row) {
             case 1:
-                score_tile(x, dim, turned + key, y, 1);
+                score_tile(x, dim, turned + key, y, ahead, 1);
                 break;
             case 2:
-                score_tile(x, dim, turned + key, y, 2);
+                score_tile(x, dim, turned + key, y, ahead, 2);
                 break;
             case 3:
-                score_tile(x, dim, turned + key, y, 3);
+                score_tile(x, dim, turned + key, y, ahead, 3);
                 break;
             default:
-                score_tile(x, dim, turned + key, y, 4);
+                score_tile(x, dim, turned + key, y, ahead, 4);
             }
         }
 }
@@ -196,9 +259,7 @@ TARGET static void weigh(float *scores, fr_attention_row *row, float softcap, fl
         x = choose(seen(row, i), x, all(-INFINITY));
         peaks = choose(x > peaks, x, peaks);
     }
-    float largest = row->largest;
-    for (size_t lane = 0; lane < LANES; lane++)
-        largest = peaks[lane] > largest ? peaks[lane] : largest;
+    const float largest = peak(peaks);
     vec sums[PARTS / LANES] = {{0}};
     for (size_t i = start; i < row->to; i += LANES) {
         vec weights = exponential(load(scores + i) - largest);
@@ -214,8 +275,8 @@ TARGET static void weigh(float *scores, fr_attention_row *row, float softcap, fl
 }
 
 /* `vectors` vectors of the values of the keys from..to-1 by `rows` rows, both constants where this is inlined. */
-INLINE void add_tile(const float *weights, size_t from, size_t to, const float *v, size_t dim, float *acc, size_t rows,
-                     size_t vectors) {
+INLINE void add_tile(const float *weights, size_t from, size_t to, const float *v, size_t dim, float *acc, share ahead,
+                     size_t rows, size_t vectors) {
     vec sums[ROWS][TILE];
 #pragma GCC unroll 4
     for (size_t row = 0; row < rows; row++)
@@ -227,6 +288,8 @@ INLINE void add_tile(const float *weights, size_t from, size_t to, const float *
 #pragma GCC unroll 4
         for (size_t i = 0; i < vectors; i++)
             values[i] = load(v + key * dim + i * LANES);
+        for (size_t i = ahead.first; i * LINE < vectors * LANES; i += ahead.step)
+            FETCH(ahead.next + key * dim + i * LINE);
 #pragma GCC unroll 4
         for (size_t row = 0; row < rows; row++) {
             const vec weight = all(weights[row * KEYS + key]);
@@ -242,43 +305,55 @@ INLINE void add_tile(const float *weights, size_t from, size_t to, const float *
             store(acc + row * dim + i * LANES, sums[row][i]);
 }
 
-INLINE void add_rows(const float *weights, size_t from, size_t to, const float *v, size_t dim, float *acc,
-                     size_t rows) {
+INLINE void add_rows(const float *weights, size_t from, size_t to, const fr_attention_values *v, float *acc,
+                     share ahead, size_t rows) {
     size_t d = 0;
-    for (; d + TILE * LANES <= dim; d += TILE * LANES)
-        add_tile(weights, from, to, v + d, dim, acc + d, rows, TILE);
-    for (; d < dim; d += LANES)
-        add_tile(weights, from, to, v + d, dim, acc + d, rows, 1);
+    for (; d + TILE * LANES <= v->dim; d += TILE * LANES, ahead.next += TILE * LANES)
+        add_tile(weights, from, to, v->now + d, v->dim, acc + d, ahead, rows, TILE);
+    for (; d < v->dim; d += LANES, ahead.next += LANES)
+        add_tile(weights, from, to, v->now + d, v->dim, acc + d, ahead, rows, 1);
 }
 
-/* Four rows together over the keys that all of them see, each alone before and after: a weight of zero is not added,
- * since zero times an infinity is not zero. */
-TARGET static void add_four(const float *weights, const fr_attention_row *rows, const float *v, size_t dim,
-                            float *acc) {
+/* Rows together over the keys that all of them see, each alone before and after: a weight of zero is not added, since
+ * zero times an infinity is not zero. `count` is a constant where this is inlined. */
+INLINE void add_some(const float *weights, const fr_attention_row *rows, const fr_attention_values *v, float *acc,
+                     share ahead, size_t count) {
+    const share none = {v->next, KEYS, KEYS};
     size_t from = 0, to = KEYS;
-    for (size_t i = 0; i < ROWS; i++) {
+    for (size_t i = 0; i < count; i++) {
         from = rows[i].from > from ? rows[i].from : from;
         to = rows[i].to < to ? rows[i].to : to;
     }
     from = from < to ? from : to;
-    for (size_t i = 0; i < ROWS; i++)
+    for (size_t i = 0; count > 1 && i < count; i++)
         if (rows[i].from < from)
-            add_rows(weights + i * KEYS, rows[i].from, rows[i].to < from ? rows[i].to : from, v, dim, acc + i * dim, 1);
-    add_rows(weights, from, to, v, dim, acc, ROWS);
-    for (size_t i = 0; i < ROWS; i++)
+            add_rows(weights + i * KEYS, rows[i].from, rows[i].to < from ? rows[i].to : from, v, acc + i * v->dim, none,
+                     1);
+    add_rows(weights, from, to, v, acc, ahead, count);
+    for (size_t i = 0; count > 1 && i < count; i++)
         if (rows[i].to > to)
-            add_rows(weights + i * KEYS, rows[i].from > to ? rows[i].from : to, rows[i].to, v, dim, acc + i * dim, 1);
+            add_rows(weights + i * KEYS, rows[i].from > to ? rows[i].from : to, rows[i].to, v, acc + i * v->dim, none,
+                     1);
 }
 
-TARGET static void add(const float *weights, const fr_attention_row *rows, size_t count, const float *v, size_t dim,
+TARGET static void add(const float *weights, const fr_attention_row *rows, size_t count, const fr_attention_values *v,
                        float *acc) {
-    size_t row = 0;
-    for (; row + ROWS <= count; row += ROWS)
-        add_four(weights + row * KEYS, rows + row, v, dim, acc + row * dim);
-    if (row + 2 <= count && rows[row].from == rows[row + 1].from && rows[row].to == rows[row + 1].to) {
-        add_rows(weights + row * KEYS, rows[row].from, rows[row].to, v, dim, acc + row * dim, 2);
-        row += 2;
+    for (size_t row = 0; row < count; row += ROWS) {
+        const float *some = weights + row * KEYS;
+        float *to = acc + row * v->dim;
+        const share ahead = share_of(v->next, row, count);
+        switch (count - row) {
+        case 1:
+            add_some(some, rows + row, v, to, ahead, 1);
+            break;
+        case 2:
+            add_some(some, rows + row, v, to, ahead, 2);
+            break;
+        case 3:
+            add_some(some, rows + row, v, to, ahead, 3);
+            break;
+        default:
+            add_some(some, rows + row, v, to, ahead, 4);
+        }
     }
-    for (; row < count; row++)
-        add_rows(weights + row * KEYS, rows[row].from, rows[row].to, v, dim, acc + row * dim, 1);
 }
