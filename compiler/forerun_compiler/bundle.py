@@ -48,6 +48,7 @@ __all__ = [
     "StateInterface",
     "TensorInterface",
     "check_bundle",
+    "check_file",
     "check_output",
     "read_manifest",
     "update_manifest",
@@ -78,13 +79,24 @@ def check_bundle(folder: Path) -> Manifest:
         BundleError: names the file, what was expected, what was found and what to do.
     """
     manifest = read_manifest(folder)
-    for name, entry in manifest.files.items():
-        _check_name(folder, name)
-        _check_file(folder / name, entry)
+    for name in manifest.files:
+        check_file(folder, manifest, name)
     for graph in manifest.graphs.values():
         if graph.file not in manifest.files:
             raise BundleError(f"{folder / FILE_NAME}: graph file {graph.file!r} is not among the files; {REBUILD}")
     return manifest
+
+
+def check_file(folder: Path, manifest: Manifest, name: str) -> None:
+    """Refuse a file of a bundle that is not byte for byte the one that was written.
+
+    Raises:
+        BundleError: it is missing, damaged, behind a symbolic link, or the manifest does not list it.
+    """
+    if name not in manifest.files:
+        raise BundleError(f"{folder / FILE_NAME}: expected {name} among the files, found none; {REBUILD}")
+    _check_name(folder, name)
+    _check_file(folder / name, manifest.files[name])
 
 
 def update_manifest(folder: Path, change: Callable[[Manifest], Manifest]) -> Manifest:

@@ -120,11 +120,12 @@ def inspect(bundle: Path, check: bool, precision: bool, as_json: bool) -> None:
               layers [{layer, part, scheme, parameters, bytes, sensitivity, reason}]
     """
     from forerun_compiler import report, report_precision
-    from forerun_compiler.bundle import check_bundle, read_manifest
-    from forerun_compiler.precision_map import read_precision_map
+    from forerun_compiler.bundle import check_bundle, check_file, read_manifest
+    from forerun_compiler.precision_map import FILE_NAME, read_precision_map
 
     manifest = check_bundle(bundle) if check else read_manifest(bundle)
     if precision:
+        check_file(bundle, manifest, FILE_NAME)
         found = report_precision.summarize(read_precision_map(bundle))
         _print(found, report_precision.precision_text(found), as_json)
         return

@@ -187,12 +187,17 @@ def test_inspect_precision(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
         **{"layer": "target.q_proj", "part": "target", "scheme": "int8", "parameters": 10, "bytes": 11},
         **{"sensitivity": 0.01, "reason": None},
     }
+    map_file = tmp_path / "tiny" / "precision.json"
+    map_file.write_bytes(map_file.read_bytes().replace(b"11", b"12"))
+    code, out, err = execute(capsys, "inspect", tmp_path / "tiny", "--precision")
+    assert (code, out) == (8, "")
+    assert err.startswith(f"error: {map_file}: expected SHA-256 ")
 
 
 def test_inspect_precision_of_a_bundle_without_a_map(capsys: pytest.CaptureFixture[str], tiny: Path) -> None:
     code, out, err = execute(capsys, "inspect", tiny, "--precision")
     assert (code, out) == (8, "")
-    assert err.startswith(f"error: {tiny / 'precision.json'}: cannot be read: No such file or directory; build the")
+    assert err.startswith(f"error: {tiny / 'manifest.json'}: expected precision.json among the files, found none;")
 
 
 FOUND = Tuning(
