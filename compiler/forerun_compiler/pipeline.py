@@ -11,6 +11,7 @@ from forerun_compiler.bundle import ModelFacts
 from forerun_compiler.checkpoint_files import local_folder
 from forerun_compiler.drafters import Drafter, TargetSide, load_drafter
 from forerun_compiler.errors import PassError, RecipeError
+from forerun_compiler.finite_weights import check_finite
 from forerun_compiler.graph import check_graph
 from forerun_compiler.manifest import EngineTarget, Precision
 from forerun_compiler.passes.assign_precision import Choice, assign_precision, layer_names, named_by
@@ -73,12 +74,19 @@ def link_recipe(recipe: Recipe, on_stage: OnStage) -> LinkedGraphs:
 
 
 def link_parts(parts: Parts, facts: ModelFacts, on_stage: OnStage) -> LinkedGraphs:
-    """Link the parts to the round and the plain graph, name the linear layers and store equal weights once."""
+    """Link the parts to the round and the plain graph, name the linear layers and store equal weights once.
+
+    Raises:
+        PassError: the parts do not fit together.
+        CheckpointError: a weight is not finite.
+    """
     on_stage("link the round")
     graphs = (link_round(parts), link_plain(parts.target))
     for graph in graphs:
         check_graph(graph, "link the round")
     _run(_NAME_AND_SHARE, graphs, on_stage)
+    on_stage("check weights")
+    check_finite(graphs[0])
     return LinkedGraphs(*graphs, facts)
 
 

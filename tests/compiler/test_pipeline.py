@@ -223,6 +223,7 @@ def test_stages_are_named_in_order() -> None:
         "link the round",
         "name linear layers",
         "share equal weights",
+        "check weights",
         "choose precision",
         "lower to ONNX Runtime",
         "share equal constants",
