@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from forerun_compiler.errors import BundleError, ForerunError
+from forerun_compiler.errors import BundleError, EngineError, ForerunError
 
 RUNTIME_ERROR, INTERRUPTED = 11, 130
 TABLE = """\b
@@ -25,6 +25,7 @@ def explain(error: Exception) -> tuple[str, int]:
         return str(error), error.exit_code
     runtime = sys.modules.get("forerun.errors")  # not imported here: a command that needs no runtime must not load it
     if runtime is not None and isinstance(error, runtime.ForerunError):
-        damaged = error.status.replace("_", " ") in ("bundle error", "file error")
-        return str(error), BundleError.exit_code if damaged else RUNTIME_ERROR
+        kinds = {"bundle error": BundleError, "file error": BundleError, "backend error": EngineError}
+        kind = kinds.get(error.status)
+        return str(error), RUNTIME_ERROR if kind is None else kind.exit_code
     return f"unexpected {type(error).__name__}: {error}; for the traceback: build-engine --debug ...", 1

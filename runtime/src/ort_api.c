@@ -54,7 +54,12 @@ forerun_status fr_ort_load(const char *path, fr_ort_api *out, forerun_error *err
 forerun_status fr_ort_check(const fr_ort_api *api, OrtStatus *status, const char *doing, forerun_error *error) {
     if (status == NULL)
         return FORERUN_OK;
-    fr_fail(error, FORERUN_BACKEND_ERROR, "ONNX Runtime %s, %s: %s", api->version, doing, api->GetErrorMessage(status));
+    const char *said = api->GetErrorMessage(status);
+    const char *advice = strstr(said, "is not a registered function/op") != NULL
+                             ? ". The bundle needs an operator that this forerun does not have: build it again, or "
+                               "install the version that built it."
+                             : "";
+    fr_fail(error, FORERUN_BACKEND_ERROR, "ONNX Runtime %s, %s: %s%s", api->version, doing, said, advice);
     api->ReleaseStatus(status);
     return FORERUN_BACKEND_ERROR;
 }

@@ -26,8 +26,35 @@ static void test_operators_refuse_an_old_library(void) {
     CHECK_HAS(told, "need ONNX Runtime 1.20 or newer");
 }
 
+static const char *said;
+
+static const char *say(const OrtStatus *failed) {
+    CHECK(failed == (OrtStatus *)(void *)&status);
+    return said;
+}
+
+static void release(OrtStatus *failed) {
+    CHECK(failed == (OrtStatus *)(void *)&status);
+    status++;
+}
+
+static void test_a_refusal_says_what_to_do_about_an_unknown_operator(void) {
+    const fr_ort_api api = {.version = "1.31.1", .GetErrorMessage = say, .ReleaseStatus = release};
+    forerun_error error;
+    said = "forerun.runtime:LinearInt9(-1) is not a registered function/op";
+    CHECK(fr_ort_check(&api, (OrtStatus *)(void *)&status, "b/round.onnx", &error) == FORERUN_BACKEND_ERROR);
+    CHECK_HAS(error.message, "ONNX Runtime 1.31.1, b/round.onnx: forerun.runtime:LinearInt9(-1) is not a registered");
+    CHECK_HAS(error.message, "build it again, or install the version that built it.");
+    said = "out of bounds";
+    CHECK(fr_ort_check(&api, (OrtStatus *)(void *)&status, "b/round.onnx", &error) == FORERUN_BACKEND_ERROR);
+    CHECK(strcmp(error.message, "ONNX Runtime 1.31.1, b/round.onnx: out of bounds") == 0);
+    CHECK_INT(status, 2);
+    CHECK(fr_ort_check(&api, NULL, "b/round.onnx", &error) == FORERUN_OK);
+}
+
 int main(void) {
     test_operators_refuse_an_old_library();
+    test_a_refusal_says_what_to_do_about_an_unknown_operator();
     fr_ort_api api;
     forerun_error error;
     CHECK(fr_ort_load("/nonexistent/libonnxruntime.so", &api, &error) == FORERUN_BACKEND_ERROR);

@@ -19,7 +19,7 @@ from forerun_compiler.precision_map import LayerPrecision, render_precision_map
 from forerun_compiler.proof import prove
 from forerun_compiler.proof.quality import Quality
 from forerun_compiler.tuning.tune import Candidate, Settings, Tried, Tuning
-from table_bundle import TableBundle, make_table_bundle
+from table_bundle import TableBundle, make_table_bundle, reseal
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +140,12 @@ def test_run_refusals(capsys: pytest.CaptureFixture[str], table: TableBundle, tm
     code, _, err = execute(capsys, "run", damaged, "-p", "a")
     assert code == errors.BundleError.exit_code
     assert "weights.bin" in err
+    no_graph = make_table_bundle(tmp_path / "no-graph").path
+    (no_graph / "round.onnx").write_bytes(b"no graph at all")
+    reseal(no_graph)
+    code, _, err = execute(capsys, "run", no_graph, "-p", "a")
+    assert code == errors.EngineError.exit_code
+    assert "round.onnx: " in err
 
 
 def test_inspect(capsys: pytest.CaptureFixture[str], tiny: Path) -> None:

@@ -1,7 +1,6 @@
 """The ONNX Runtime backend of the C core, on graphs made by hand: states in place, and graphs that are wrong."""
 
 import ctypes
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import forerun
 from forerun import _core
 from forerun.library import find_library
-from table_bundle import TableBundle, make_table_bundle, write_manifest
+from table_bundle import TableBundle, edit_manifest, make_table_bundle, reseal
 
 STATES = ["target.0.k", "target.0.v", "drafter.0.k", "drafter.0.v", "draft_probs"]
 
@@ -37,17 +36,6 @@ def generate(core: _core.Engine, prompt: list[int], decoding: str = "speculative
         tokens += one.committed
         finish = one.finish
     return tokens
-
-
-def edit_manifest(folder: Path, change: Callable[[Any], None]) -> None:
-    """Changes the manifest and seals it again: what the runtime then refuses, it refuses for its content."""
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    change(manifest)
-    write_manifest(folder, manifest["model"], manifest["graphs"])
-
-
-def reseal(folder: Path) -> None:
-    edit_manifest(folder, lambda manifest: None)
 
 
 def test_every_state_is_bound_to_one_buffer_for_good(fresh: TableBundle) -> None:
