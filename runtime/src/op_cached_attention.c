@@ -127,8 +127,6 @@ static OrtStatus *compute(void *data, OrtKernelContext *context) {
     job.rows = (size_t)in.of[QKV].sizes[1], job.capacity = (size_t)in.of[K_CACHE].sizes[2];
     job.position = (size_t)*(const int64_t *)in.of[POSITION].data;
     FR_OP_TRY(take_outputs(self, context, &in, &job));
-    if (job.rows == 0)
-        return NULL;
     FR_OP_TRY(run_parts(self, context, run_write, fr_attention_writes(&job), &job));
     return run_parts(self, context, run_attend, fr_attention_parts(&job), &job);
 }

@@ -36,7 +36,7 @@ static size_t blocks_of(const fr_attention *it) {
 }
 
 size_t fr_attention_writes(const fr_attention *it) {
-    return blocks_of(it) > 1 ? it->kv_heads : 0;
+    return blocks_of(it) == 1 ? 0 : it->kv_heads;
 }
 
 size_t fr_attention_parts(const fr_attention *it) {

@@ -85,7 +85,8 @@ typedef struct fr_attention {
     int causal;
 } fr_attention;
 
-/* Parts of the first phase: 0 where few rows let each part of the second write its own keys and values. */
+/* Parts of the first phase: 0 where few rows let each part of the second write its own keys and values. Without rows
+ * there is this phase only, which copies. */
 size_t fr_attention_writes(const fr_attention *it);
 void fr_attention_write(const fr_attention *it, size_t part);
 
