@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from forerun_compiler import __version__
-from forerun_compiler.exit_codes import INTERRUPTED, TABLE, explain
+from forerun_compiler.exit_codes import INTERRUPTED, TABLE, TERMINATED, explain
 
 if TYPE_CHECKING:
     from forerun_compiler.generate import Request
@@ -288,5 +289,6 @@ def execute(arguments: list[str]) -> int:
 
 
 def main() -> None:
-    """The console script."""
+    """The console script. Ended by SIGTERM it still removes what it keeps in temporary folders."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
     sys.exit(execute(sys.argv[1:]))

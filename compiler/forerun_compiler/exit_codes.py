@@ -6,7 +6,7 @@ import sys
 
 from forerun_compiler.errors import BundleError, EngineError, ForerunError
 
-RUNTIME_ERROR, INTERRUPTED = 11, 130
+RUNTIME_ERROR, INTERRUPTED, TERMINATED = 11, 130, 143
 TABLE = """\b
 Exit codes:
   0  done                            7  the execution library failed
@@ -15,7 +15,7 @@ Exit codes:
   3  recipe                         10  verify: the bundle is not lossless
   4  checkpoint                     11  run, verify, bench: the runtime refused
   5  model cannot be traced         12  calibration
-  6  graph pass                    130  interrupted
+  6  graph pass                    130  interrupted; 143  terminated
 """
 
 

@@ -63,7 +63,8 @@ def test_the_help_lists_every_exit_code(capsys: pytest.CaptureFixture[str]) -> N
     code, out, _ = execute(capsys, "--help")
     assert code == 0
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ForerunError)]
-    numbers = {kind.exit_code for kind in kinds} | {0, 2, exit_codes.RUNTIME_ERROR, exit_codes.INTERRUPTED}
+    others = {0, 2, exit_codes.RUNTIME_ERROR, exit_codes.INTERRUPTED, exit_codes.TERMINATED}
+    numbers = {kind.exit_code for kind in kinds} | others
     listed = out[out.index("Exit codes:") :].split()
     assert numbers <= {int(word) for word in listed if word.isdecimal()}
 
@@ -341,3 +342,22 @@ def test_output_into_a_closed_pipe_is_no_error(table: TableBundle) -> None:
     command = f"{sys.executable} -c {json.dumps(code)} | true; exit ${{PIPESTATUS[0]}}"
     found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_a_terminated_command_removes_its_temporary_files(tmp_path: Path) -> None:
+    code = f"""
+import os, signal, sys, tempfile
+from forerun_compiler import cli, recipe
+def load(path):
+    with tempfile.TemporaryDirectory(dir={str(tmp_path)!r}) as folder:
+        print(folder, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("still there")
+recipe.load_recipe = load
+sys.argv[1:] = ["build", "r.yaml", "-o", "b"]
+cli.main()
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (exit_codes.TERMINATED, "")
+    assert found.stdout.startswith(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
