@@ -38,7 +38,7 @@ def _check(name: str, array: Array) -> None:
             at = int(np.argmin(finite)) + row * matrix.shape[1]
             place = [int(index) for index in np.unravel_index(at, array.shape)]
             raise CheckpointError(
-                f"weight of {name}: expected finite numbers, found {matrix.reshape(-1)[at]} at {place}: the checkpoint is "
-                "damaged, or was stored in a type that it overflows; get it again from where it came"
+                f"weight of {name}: expected finite numbers, found {matrix.reshape(-1)[at]} at {place}: the checkpoint "
+                "is damaged, or was stored in a type that it overflows; get it again from where it came"
             )
         row += len(part)
