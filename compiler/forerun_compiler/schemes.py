@@ -1,6 +1,7 @@
 """The quantization schemes that a recipe can name: what each stores, what it computes with, and where it runs.
 
-A scheme is one row here, one encoder in `number_formats/` and one pass in `passes/quantize_*.py`.
+A scheme is one row here, one encoder in `number_formats/`, one pass in `passes/quantize_*.py` with its row in
+`passes/lower_ort.py`, and one tolerance in `proof/ties.py`.
 """
 
 from __future__ import annotations
