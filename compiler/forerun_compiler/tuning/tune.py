@@ -220,8 +220,12 @@ class _Search:
 
 
 def _check_room(recipe: Recipe, bundles: int, scratch: Path) -> None:
-    """Candidates of one step lie on the disk together, and are open together."""
-    needs, machine = estimate(recipe), this_machine(scratch)
+    """Candidates of one step lie on the disk together, and are open together.
+
+    Some are quantized, even if the recipe is not: they need a calibration.
+    """
+    needs = estimate(replace(recipe, precision=replace(recipe.precision, drafter="int8")))
+    machine = this_machine(scratch)
     disk, ram = bundles * needs.disk, needs.ram + (bundles - 1) * needs.disk
     if disk > machine.disk:
         raise ResourceError(

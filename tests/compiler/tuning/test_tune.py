@@ -165,6 +165,20 @@ def test_room_is_checked_before_anything_is_built(recipe: Recipe, monkeypatch: p
     assert shop.built == []
 
 
+def test_room_for_the_calibration_of_a_float32_recipe_is_counted(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Precision] = []
+
+    def estimate(recipe: Recipe) -> Needs:
+        asked.append(recipe.precision)
+        return Needs(parameters=1, ram=GIB, disk=GIB, seconds=1.0)
+
+    monkeypatch.setattr(tuning, "estimate", estimate)
+    search(replace(recipe, precision=Precision()))
+    assert [precision.is_quantized for precision in asked] == [True]
+
+
 def test_text_that_was_calibrated_on_is_not_held_out(recipe: Recipe) -> None:
     assert not search(replace(recipe, calibration=CalibrationChoice(prompts=recipe.prompts))).held_out
     other = recipe.path.with_name("other.jsonl")
