@@ -126,7 +126,8 @@ def test_every_path_of_this_processor_gives_the_same_bits() -> None:
 
 def refused(model: onnx.ModelProto, x: np.ndarray) -> str:
     # In our words, or in the library's around what both our operators say.
-    with pytest.raises(Exception, match=r"LinearInt8 product: |LinearInt8 node. Name:'product' .*: forerun: ") as failure:
+    said = r"LinearInt8 product: |LinearInt8 node. Name:'product' .*: forerun: "
+    with pytest.raises(Exception, match=said) as failure:
         run(open_session(model), x)
     return str(failure.value)
 
