@@ -1,4 +1,6 @@
 /* AVX2 with fused multiply and add: eight sums in registers, two of keys or values by four of rows. */
+#include "attention.h"
+
 #if defined(__x86_64__)
 
 #include <immintrin.h>

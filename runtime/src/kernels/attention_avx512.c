@@ -1,4 +1,6 @@
 /* AVX-512: sixteen sums in registers, four of keys or values by four of rows. */
+#include "attention.h"
+
 #if defined(__x86_64__)
 
 #include <immintrin.h>
