@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,12 @@ def positive(scale: Array) -> Array:
     """
     found: Array = np.where(scale == 0, np.float32(1), scale).astype(np.float32)
     return found
+
+
+def by_slices(matrix: Array, encode: Callable[[Array], tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Return codes and scales of a matrix [N,K] whose rows are encoded apart, slice by slice."""
+    codes, scale = zip(*(encode(part) for part in in_slices(matrix)), strict=True)
+    return np.concatenate(codes), np.concatenate(scale)
 
 
 def in_slices(matrix: Array) -> Iterator[Array]:

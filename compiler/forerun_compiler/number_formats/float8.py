@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
-from forerun_compiler.number_formats.checks import Array, checked, positive
+from forerun_compiler.number_formats.checks import Array, by_slices, checked, positive
 
 LARGEST = np.float32(448)
 SMALLEST = np.float32(2**-9)
@@ -42,9 +42,12 @@ def encode(weight: Array, where: str = "weight") -> Float8Weight:
     Raises:
         PassError: the weight is no matrix or not finite; `where` names it.
     """
-    matrix = checked(weight, where)
+    return Float8Weight(*by_slices(checked(weight, where), _encode))
+
+
+def _encode(matrix: Array) -> tuple[Array, Array]:
     scale = positive(np.abs(matrix).max(axis=-1, keepdims=True) / LARGEST)
-    return Float8Weight(saturating_cast(matrix / scale), scale)
+    return saturating_cast(matrix / scale), scale
 
 
 def saturating_cast(x: Array) -> Array:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
-from forerun_compiler.number_formats.checks import Array, checked, in_slices, positive
+from forerun_compiler.number_formats.checks import Array, by_slices, checked, positive
 
 LOWEST, HIGHEST = -8, 7
 DIVISORS = (8.0, 8.5, 9.0)
@@ -48,9 +48,8 @@ def encode(weight: Array, block: int, where: str = "weight") -> Int4Weight:
     """
     matrix = checked(weight, where)
     columns = matrix.shape[1]
-    parts = [_encode(np.pad(part, ((0, 0), (0, -columns % block))), block) for part in in_slices(matrix)]
-    codes, scale = (np.concatenate(each) for each in zip(*parts, strict=True))
-    return Int4Weight(codes, scale, columns)
+    padding = ((0, 0), (0, -columns % block))
+    return Int4Weight(*by_slices(matrix, lambda part: _encode(np.pad(part, padding), block)), columns)
 
 
 def _encode(matrix: Array, block: int) -> tuple[Array, Array]:

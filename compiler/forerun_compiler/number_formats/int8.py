@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forerun_compiler.number_formats.checks import Array, checked, positive
+from forerun_compiler.number_formats.checks import Array, by_slices, checked, positive
 
 LARGEST = np.float32(127)
 
@@ -39,7 +39,7 @@ def encode(weight: Array, where: str = "weight") -> Int8Weight:
     Raises:
         PassError: the weight is no matrix or not finite; `where` names it.
     """
-    return Int8Weight(*round_rows(checked(weight, where)))
+    return Int8Weight(*by_slices(checked(weight, where), round_rows))
 
 
 def round_rows(x: Array) -> tuple[Array, Array]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from forerun_compiler.errors import PassError
 from forerun_compiler.number_formats import float8
-from forerun_compiler.number_formats.checks import Array, checked, in_slices, positive
+from forerun_compiler.number_formats.checks import Array, by_slices, checked, positive
 
 BLOCK = 16
 LARGEST = np.float32(6)
@@ -62,10 +62,8 @@ def encode(weight: Array, where: str = "weight") -> Nvfp4Weight:
             f"{where}: NVFP4 needs an input width that is a multiple of {BLOCK}; found the weight "
             f"{list(matrix.shape)}. Give this layer another scheme in precision.overrides"
         )
-    scale = global_scale(float(np.abs(matrix).max()))
-    parts = [_encode(part, scale) for part in in_slices(matrix)]
-    codes, block_scale = (np.concatenate(each) for each in zip(*parts, strict=True))
-    return Nvfp4Weight(codes, block_scale, scale)
+    scale = global_scale(max(float(matrix.max()), -float(matrix.min())))
+    return Nvfp4Weight(*by_slices(matrix, lambda part: _encode(part, scale)), scale)
 
 
 def _encode(matrix: Array, scale: np.float32) -> tuple[Array, Array]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from forerun_compiler import number_formats
 from forerun_compiler.errors import PassError
 from forerun_compiler.number_formats import checks
-from forerun_compiler.schemes import SCHEMES
+from forerun_compiler.schemes import DENSE, SCHEMES
 
 RNG = np.random.default_rng(0)
 # Relative root mean square errors of a Gaussian weight that each scheme stays below, and which it cannot beat by half.
@@ -73,3 +75,18 @@ def test_slices_do_not_change_what_is_stored(scheme: str, monkeypatch: pytest.Mo
     whole = number_formats.round_trip(scheme, weight)
     monkeypatch.setattr(checks, "SLICE", 2 * 48)
     np.testing.assert_array_equal(number_formats.round_trip(scheme, weight), whole)
+
+
+@pytest.mark.parametrize("scheme", [name for name in SCHEMES if name != DENSE])
+def test_an_encoder_holds_no_second_copy_of_a_weight(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "SLICE", 1 << 16)
+    weight = RNG.standard_normal((16384, 256)).astype(np.float32)
+    tracemalloc.start()
+    try:
+        encoded = number_formats.encode(scheme, weight)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert encoded.nbytes < weight.nbytes
+    # What a slice needs, and the codes twice where slices are joined; ml_dtypes holds 4-bit codes in bytes.
+    assert peak < weight.nbytes
