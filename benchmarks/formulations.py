@@ -27,8 +27,9 @@ import onnxruntime as ort
 from forerun_compiler import pipeline
 from forerun_compiler.drafters import load_drafter
 from forerun_compiler.engines import onnxruntime as engine
+from forerun_compiler.manifest import EngineTarget
 from forerun_compiler.passes.link_round import Parts, link_plain, link_round
-from forerun_compiler.passes.lower_ort import PASSES, Pass, lower_ort
+from forerun_compiler.passes.lower_ort import Pass, lower_ort, passes_for
 from forerun_compiler.passes.name_products import name_products
 from forerun_compiler.passes.share_weights import share_weights
 from forerun_compiler.target import load_target, trace_target
@@ -36,6 +37,8 @@ from forerun_compiler.target import load_target, trace_target
 HERE = Path(__file__).parent
 DEMO = HERE.parent / "recipes/demo"
 CACHE_ROWS, BLOCK, WARM = 1024, 12, 4
+PASSES = passes_for(EngineTarget(kernels="stock"))
+"""Of the library's own operators: ways to use them are what is compared here."""
 
 
 @dataclass(frozen=True)

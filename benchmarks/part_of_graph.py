@@ -18,9 +18,9 @@ PRODUCTS = frozenset(
     {"MatMul", "Gemm", "FusedMatMul", "MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat"}
     | {"DynamicQuantizeMatMul", "QLinearMatMul", "LinearInt8"}
 )
-ATTENTION = frozenset({"GroupQueryAttention", "TensorScatter"})
+ATTENTION = frozenset({"CachedAttention", "GroupQueryAttention", "TensorScatter"})
 """With the writes of caches: the target's are done by the attention's own kernel, the drafter's apart."""
-IN_PLACE = {"GroupQueryAttention": {1: 3, 2: 4}, "TensorScatter": {0: 0}}
+IN_PLACE = {"CachedAttention": {1: 1, 2: 2}, "GroupQueryAttention": {1: 3, 2: 4}, "TensorScatter": {0: 0}}
 """By op: which output is written into the buffer of which input."""
 
 _WITH_CONSTANTS = frozenset({"QuantizeLinear", "DequantizeLinear", "Constant"})

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+import forerun
+
 Array = npt.NDArray[np.float32] | npt.NDArray[np.int64]
 DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
 
@@ -28,6 +30,7 @@ def open_session(path: Path) -> ort.InferenceSession:
     """One thread: tests want the same numbers everywhere."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.register_custom_ops_library(str(forerun.kernel_library()))
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 

@@ -19,6 +19,7 @@ from forerun_compiler.passes.emulate_nvfp4 import emulate_nvfp4
 from forerun_compiler.passes.lower_attention import lower_attention
 from forerun_compiler.passes.lower_experts import lower_experts
 from forerun_compiler.passes.lower_linear import lower_linear
+from forerun_compiler.passes.own_attention import own_attention
 from forerun_compiler.passes.quantize_int4 import quantize_int4
 from forerun_compiler.passes.quantize_int8 import Form, quantize_int8
 from forerun_compiler.passes.quantize_int8_static import quantize_int8_static
@@ -38,10 +39,11 @@ def passes_for(engine: EngineTarget) -> tuple[Pass, ...]:
     """Return the ordered passes for an engine entry of a recipe: its kernels decide the form of some schemes."""
     int8: Form = "stock" if engine.kernels == "stock" else "forerun"
     return (
-        Pass("lower attention and caches", lower_attention, must_fire=True),
-        Pass("lower experts", lower_experts, must_fire=False),
         # Models that store Q, K and V, or gate and up, as one weight have nothing to stack.
         Pass("stack products", stack_products, must_fire=False),
+        # After the stacking: our own attention reads the stacked rows of Q, K and V.
+        Pass("lower attention and caches", lower_attention if engine.kernels == "stock" else _attentions, True),
+        Pass("lower experts", lower_experts, must_fire=False),
         Pass("quantize int8", lambda model: quantize_int8(model, int8), must_fire=False),
         Pass("quantize int4", lambda model: quantize_int4(model, "onnxruntime"), must_fire=False),
         Pass("quantize int8-static", quantize_int8_static, must_fire=False),
@@ -49,6 +51,11 @@ def passes_for(engine: EngineTarget) -> tuple[Pass, ...]:
         Pass("emulate nvfp4", emulate_nvfp4, must_fire=False),
         Pass("lower float32", lower_linear, must_fire=False),
     )
+
+
+def _attentions(model: ir.Model) -> int:
+    """Lower what our own operator computes, then the rest."""
+    return own_attention(model) + lower_attention(model)
 
 
 PASSES = passes_for(EngineTarget())
