@@ -227,7 +227,7 @@ def test_the_shipped_recipes_of_real_pairs(size: str) -> None:
 def test_the_documented_keys_are_those_that_exist(tmp_path: Path) -> None:
     """Every key of the table in recipes/README.md is accepted, and every accepted key is in the table."""
     rows = [line.split("`")[1] for line in (ROOT / "recipes" / "README.md").read_text().splitlines() if "| `" in line]
-    documented = {row.split(".")[0].removesuffix("[]") for row in rows[3 : rows.index("prompts") + 1]}
+    documented = {row.split(".")[0].removesuffix("[]") for row in rows[rows.index("name") : rows.index("prompts") + 1]}
     with pytest.raises(RecipeError) as caught:
         load_recipe(write(tmp_path, GOOD + "x: 1\n"))
     assert documented == set(str(caught.value).split("known here: ")[1].split(", "))
