@@ -6,6 +6,8 @@
 OrtStatus *fr_op_refuse(const fr_ort_api *api, const char *op, const char *node, const char *format, ...) {
     char message[640];
     size_t used = (size_t)snprintf(message, sizeof message, "%s %s: ", op, node);
+    if (used >= sizeof message) /* a very long node name leaves no room for more */
+        used = sizeof message - 1;
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(message + used, sizeof message - used, format, arguments);
