@@ -12,13 +12,11 @@ import inflate
 from in_turn import OnProgress
 from scheme_recipes import CANDIDATES, Candidate, PairFiles, recipe_text
 
-from forerun_compiler.activation_range import Calibration
 from forerun_compiler.build import write_compiled
 from forerun_compiler.bundle import Manifest, check_bundle
-from forerun_compiler.compilation import calibrate_linked, compile_linked
+from forerun_compiler.compilation import RecipeCompiler
 from forerun_compiler.drafters.dspark_checkpoint import parse_config
 from forerun_compiler.errors import BundleError, ResourceError
-from forerun_compiler.pipeline import LinkedGraphs, link_recipe
 from forerun_compiler.precision_map import read_precision_map
 from forerun_compiler.prompts import FILE_NAME, read_prompts
 from forerun_compiler.recipe import load_recipe
@@ -75,7 +73,7 @@ class PairBuilder:
 
     def __init__(self, recipes: Path, on_progress: OnProgress) -> None:
         self._recipes, self._on_progress = recipes, on_progress
-        self._shared: tuple[LinkedGraphs, Calibration] | None = None
+        self._compiler: RecipeCompiler | None = None
 
     def build(self, candidate: Candidate, folder: Path, keep: bool) -> Bundle:
         """The candidate's bundle; with `keep` one of the same recipe that is there already, whatever built it."""
@@ -84,13 +82,10 @@ class PairBuilder:
             manifest = check_bundle(folder)
             if manifest.recipe == recipe.text:
                 return Bundle(candidate, folder, manifest)
-        if self._shared is None:
-            linked = link_recipe(recipe, lambda stage: self._on_progress(stage, 0, 0))
-            self._shared = linked, calibrate_linked(recipe, linked, None, self._on_progress)
-        linked, calibration = self._shared
+        if self._compiler is None:
+            self._compiler = RecipeCompiler(recipe, None, self._on_progress)
         self._on_progress(f"build {candidate.name}", 0, 0)
-        compiled = compile_linked(recipe, linked, recipe.precision, calibration, _quiet)
-        return Bundle(candidate, folder, write_compiled(recipe, compiled, folder, _quiet))
+        return Bundle(candidate, folder, write_compiled(recipe, self._compiler.compile(recipe, _quiet), folder, _quiet))
 
 
 def _quiet(stage: str, done: int, total: int) -> None:

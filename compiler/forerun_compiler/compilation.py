@@ -31,15 +31,33 @@ class Compiled:
     precision_map: tuple[LayerPrecision, ...]
 
 
-def compile_recipe(recipe: Recipe, cache: Path | None, on_progress: OnProgress) -> Compiled:
-    """Compile what a recipe names. `cache` is the folder where calibrations are kept; None keeps none.
+class RecipeCompiler:
+    """Compiles a recipe, and the same pair at other precisions: linked and calibrated once, when first needed."""
 
-    Raises:
-        ForerunError: of the class that belongs to the stage that failed.
-    """
-    linked = link_recipe(recipe, lambda stage: on_progress(stage, 0, 0))
-    calibration = calibrate_linked(recipe, linked, cache, on_progress) if recipe.precision.is_quantized else None
-    return compile_linked(recipe, linked, recipe.precision, calibration, on_progress)
+    def __init__(self, recipe: Recipe, cache: Path | None, on_progress: OnProgress) -> None:
+        """`cache` is the folder where calibrations are kept; None keeps none."""
+        self._recipe, self._cache, self._on_progress = recipe, cache, on_progress
+        self._linked: LinkedGraphs | None = None
+        self._calibration: Calibration | None = None
+
+    def compile(self, recipe: Recipe, on_progress: OnProgress) -> Compiled:
+        """Compile `recipe`, which differs from the first one in precision and engines only.
+
+        Raises:
+            ForerunError: of the class that belongs to the stage that failed.
+        """
+        if self._linked is None:
+            self._linked = link_recipe(self._recipe, lambda stage: self._on_progress(stage, 0, 0))
+        quantized = recipe.precision.is_quantized
+        if quantized and self._calibration is None:
+            self._calibration = calibrate_linked(self._recipe, self._linked, self._cache, self._on_progress)
+        calibration = self._calibration if quantized else None
+        return compile_linked(recipe, self._linked, recipe.precision, calibration, on_progress)
+
+
+def compile_recipe(recipe: Recipe, cache: Path | None, on_progress: OnProgress) -> Compiled:
+    """Compile what a recipe names; see `RecipeCompiler`."""
+    return RecipeCompiler(recipe, cache, on_progress).compile(recipe, on_progress)
 
 
 def compile_linked(

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from forerun_compiler.number_formats import float8, nvfp4
+from forerun_compiler.number_formats import nvfp4
 from forerun_compiler.passes.emitter import Emitter
-from forerun_compiler.passes.quantize_nvfp4 import E4M3, SCHEME, WEIGHT_ONLY, activation_scale
+from forerun_compiler.passes.quantize_nvfp4 import SCHEME, WEIGHT_ONLY, activation_scale, rounded_block_scales
 from forerun_compiler.passes.quantized_weights import Product, weights_of
 
 
@@ -38,11 +38,7 @@ def _rounded(product: Product, scale: np.float32) -> ir.Value:
     """Emit `nvfp4.round_to` of a product's input [...,K] by its global scale."""
     emit, x = product.emit, product.x
     blocks = emit("Reshape", x, emit.constant([-1, nvfp4.BLOCK]))
-    largest = emit("ReduceMax", emit("Abs", blocks), emit.constant([-1]))
-    exact = emit("Div", largest, emit.constant(nvfp4.LARGEST, np.float32))
-    exact = emit("Max", exact, emit.constant(scale * float8.SMALLEST, np.float32))
-    codes = emit("QuantizeLinear", exact, product.own("x_scale", scale), output_dtype=E4M3)
-    block_scale = emit("DequantizeLinear", codes, product.own("x_scale", scale))
+    block_scale = rounded_block_scales(product, blocks, scale, keepdims=1)
     rounded = emit("Mul", _to_e2m1(emit, emit("Div", blocks, block_scale)), block_scale)
     return emit("Reshape", rounded, emit("Shape", x))
 

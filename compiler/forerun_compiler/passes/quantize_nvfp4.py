@@ -70,14 +70,20 @@ def _by_standard_ops(product: Product, scale: np.float32) -> ir.Value:
         raise PassError(f"layer {product.linear.layer}: expected an input of known rank, found {x.name!r} without")
     leading = [0] * (len(x.shape) - 1)
     blocks = emit("Reshape", x, emit.constant([*leading, -1, nvfp4.BLOCK]))
-    largest = emit("ReduceMax", emit("Abs", blocks), emit.constant([-1]), keepdims=0)
+    block_scale = rounded_block_scales(product, blocks, scale, keepdims=0)
+    numbers = emit("QuantizeLinear", x, block_scale, output_dtype=E2M1, axis=-1, block_size=nvfp4.BLOCK)
+    return emit("DequantizeLinear", numbers, block_scale, axis=-1, block_size=nvfp4.BLOCK)
+
+
+def rounded_block_scales(product: Product, blocks: ir.Value, scale: np.float32, *, keepdims: int) -> ir.Value:
+    """Emit max|block| / 6 of blocks [...,16], rounded to an E4M3 multiple of the global scale: [...] or [...,1]."""
+    emit = product.emit
+    largest = emit("ReduceMax", emit("Abs", blocks), emit.constant([-1]), keepdims=keepdims)
     exact = emit("Div", largest, emit.constant(nvfp4.LARGEST, np.float32))
     # A block of zeros must not divide by zero: no block scale is below E4M3's smallest number.
     exact = emit("Max", exact, emit.constant(scale * float8.SMALLEST, np.float32))
     codes = emit("QuantizeLinear", exact, product.own("x_scale", scale), output_dtype=E4M3)
-    block_scale = emit("DequantizeLinear", codes, product.own("x_scale", scale))
-    numbers = emit("QuantizeLinear", x, block_scale, output_dtype=E2M1, axis=-1, block_size=nvfp4.BLOCK)
-    return emit("DequantizeLinear", numbers, block_scale, axis=-1, block_size=nvfp4.BLOCK)
+    return emit("DequantizeLinear", codes, product.own("x_scale", scale))
 
 
 def _by_tensorrt_op(product: Product, scale: np.float32) -> ir.Value:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from forerun_compiler.build import write_compiled
 from forerun_compiler.manifest import Precision
@@ -13,10 +12,6 @@ from forerun_compiler.tuning.report_tune import table_lines
 from forerun_compiler.tuning.take_turns import Engine
 from forerun_compiler.tuning.tune import OnProgress, OpenEngine, Settings, Tools, Tuning, Workshop, tune
 from forerun_compiler.tuning.tuned_recipe import check_place, write_tuned
-
-if TYPE_CHECKING:
-    from forerun_compiler.activation_range import Calibration
-    from forerun_compiler.pipeline import LinkedGraphs
 
 
 def tune_recipe(
@@ -45,30 +40,20 @@ def tune_recipe(
 
 
 class RecipeWorkshop:
-    """Links and calibrates a recipe when the first bundle is built, and lowers the same graphs for every other.
+    """Builds the candidates of a recipe from one trace.
 
-    Only these two are told as stages: the rest is short, and comes with every candidate.
+    Only linking and calibration are told as stages: the rest is short, and comes with every candidate.
     """
 
     def __init__(self, recipe: Recipe, cache: Path | None, on_progress: OnProgress) -> None:
-        self._recipe, self._cache, self._on_progress = recipe, cache, on_progress
-        self._linked: LinkedGraphs | None = None
-        self._calibration: Calibration | None = None
+        from forerun_compiler.compilation import RecipeCompiler
+
+        self._recipe, self._compiler = recipe, RecipeCompiler(recipe, cache, on_progress)
 
     def build(self, precision: Precision, folder: Path) -> None:
         """Write the recipe's bundle at another precision."""
-        from forerun_compiler.compilation import calibrate_linked, compile_linked
-        from forerun_compiler.pipeline import link_recipe
-
-        recipe, on_progress = self._recipe, self._on_progress
-        if self._linked is None:
-            self._linked = link_recipe(recipe, lambda stage: on_progress(stage, 0, 0))
-        quantized = precision.is_quantized
-        if quantized and self._calibration is None:
-            self._calibration = calibrate_linked(recipe, self._linked, self._cache, on_progress)
-        calibration = self._calibration if precision.is_quantized else None
-        compiled = compile_linked(recipe, self._linked, precision, calibration, _quiet)
-        write_compiled(replace(recipe, precision=precision), compiled, folder, _quiet)
+        recipe = replace(self._recipe, precision=precision)
+        write_compiled(recipe, self._compiler.compile(recipe, _quiet), folder, _quiet)
 
 
 def _quiet(stage: str, done: int, total: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 import tiny_drafters
 import tiny_models
-from forerun_compiler import pipeline
+from forerun_compiler import compilation
 from forerun_compiler.bundle import check_bundle
 from forerun_compiler.errors import RecipeError
 from forerun_compiler.manifest import Precision
@@ -35,8 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_pair_is_linked_and_calibrated_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     linked: list[str] = []
-    link = pipeline.link_recipe
-    monkeypatch.setattr(pipeline, "link_recipe", lambda *given: linked.append("linked") or link(*given))
+    link = compilation.link_recipe
+    monkeypatch.setattr(compilation, "link_recipe", lambda *given: linked.append("linked") or link(*given))
     stages: list[str] = []
     workshop = RecipeWorkshop(load_recipe(folder / "tiny.yaml"), tmp_path, lambda stage, *_: stages.append(stage))
     wanted = {"dense": Precision(), "drafter": Precision(drafter="int8"), "target": Precision(target="int8-static")}
