@@ -28,6 +28,16 @@ def producer(value: ir.Value | None, op_type: str, domain: str = "") -> ir.Node 
     return node if node is not None and (node.op_type, node.domain) == (op_type, domain) else None
 
 
+def integer(node: ir.Node, name: str, default: int = 0) -> int:
+    """Return an integer attribute of a node, or `default` when it has none of that name."""
+    return int(node.attributes[name].as_int()) if name in node.attributes else default
+
+
+def permutation(node: ir.Node) -> list[int]:
+    """Return the `perm` of a Transpose, or [] when it has none."""
+    return list(node.attributes["perm"].as_ints()) if "perm" in node.attributes else []
+
+
 def input_named(graph: ir.Graph, name: str) -> ir.Value:
     """Return a graph input by name; PassError when there is none."""
     return _named(graph.inputs, name, "input")

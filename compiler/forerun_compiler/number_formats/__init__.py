@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from forerun_compiler.number_formats import float8, int4, int8, nvfp4
+from forerun_compiler.number_formats import float8, int4, int8, nvfp4, scaled_rows
 from forerun_compiler.number_formats.checks import Array, checked
 from forerun_compiler.number_formats.linear_int8 import round_rows as round_rows_int8
 from forerun_compiler.schemes import DENSE
@@ -48,7 +48,7 @@ class _Format:
 
 
 _NVFP4 = _Format(nvfp4.encode, nvfp4.stored_bytes)
-_INT8 = _Format(int8.encode, int8.stored_bytes)
+_INT8 = _Format(int8.encode, scaled_rows.stored_bytes)
 _FORMATS: Mapping[str, _Format] = {
     DENSE: _Format(lambda weight, where: _Dense(checked(weight, where)), lambda n, k: 4 * n * k),
     "int8": _INT8,
@@ -57,7 +57,7 @@ _FORMATS: Mapping[str, _Format] = {
     "int4-block128": _Format(
         lambda weight, where: int4.encode(weight, 128, where), lambda n, k: int4.stored_bytes(n, k, 128)
     ),
-    "fp8": _Format(float8.encode, float8.stored_bytes),
+    "fp8": _Format(float8.encode, scaled_rows.stored_bytes),
     "nvfp4": _NVFP4,
     "nvfp4-weight-only": _NVFP4,
 }

@@ -6,43 +6,24 @@ the even code, and subnormals (steps of 2^-9) are kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import ml_dtypes
 import numpy as np
 
 from forerun_compiler.number_formats.checks import Array, by_slices, checked, positive
+from forerun_compiler.number_formats.scaled_rows import ScaledRows
 
 LARGEST = np.float32(448)
 SMALLEST = np.float32(2**-9)
 """The smallest positive number, a subnormal."""
 
 
-@dataclass(frozen=True)
-class Float8Weight:
-    """`codes` float8_e4m3fn [N,K], `scale` float32 [N,1]."""
-
-    codes: Array
-    scale: Array
-
-    def decode(self) -> Array:
-        """Return the weight that the codes stand for, float32 [N,K]."""
-        decoded: Array = self.codes.astype(np.float32) * self.scale
-        return decoded
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of codes and scales."""
-        return stored_bytes(*self.codes.shape)
-
-
-def encode(weight: Array, where: str = "weight") -> Float8Weight:
+def encode(weight: Array, where: str = "weight") -> ScaledRows:
     """Encode a weight [N,K] row by row with scale = max|row| / 448; an all-zero row gets the scale 1.
 
     Raises:
         PassError: the weight is no matrix or not finite; `where` names it.
     """
-    return Float8Weight(*by_slices(checked(weight, where), _encode))
+    return ScaledRows(*by_slices(checked(weight, where), _encode))
 
 
 def _encode(matrix: Array) -> tuple[Array, Array]:
@@ -60,8 +41,3 @@ def round_to(x: Array, scale: np.float32) -> Array:
     """Return x rounded to E4M3 by one given scale, float32 of x's shape: what a static activation becomes."""
     rounded: Array = saturating_cast(x / scale).astype(np.float32) * scale
     return rounded
-
-
-def stored_bytes(n: int, k: int) -> int:
-    """Return the bytes of an encoded weight [n,k]."""
-    return n * k + 4 * n

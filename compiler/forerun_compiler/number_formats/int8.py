@@ -6,40 +6,21 @@ code of x, and the sum of two products fits in 16 bits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from forerun_compiler.number_formats.checks import Array, by_slices, checked, positive
+from forerun_compiler.number_formats.scaled_rows import ScaledRows
 
 LARGEST = np.float32(127)
 
 
-@dataclass(frozen=True)
-class Int8Weight:
-    """`codes` int8 [N,K], `scale` float32 [N,1]."""
-
-    codes: Array
-    scale: Array
-
-    def decode(self) -> Array:
-        """Return the weight that the codes stand for, float32 [N,K]."""
-        decoded: Array = self.codes.astype(np.float32) * self.scale
-        return decoded
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of codes and scales."""
-        return stored_bytes(*self.codes.shape)
-
-
-def encode(weight: Array, where: str = "weight") -> Int8Weight:
+def encode(weight: Array, where: str = "weight") -> ScaledRows:
     """Encode a weight [N,K] row by row; an all-zero row gets the scale 1.
 
     Raises:
         PassError: the weight is no matrix or not finite; `where` names it.
     """
-    return Int8Weight(*by_slices(checked(weight, where), round_rows))
+    return ScaledRows(*by_slices(checked(weight, where), round_rows))
 
 
 def round_rows(x: Array) -> tuple[Array, Array]:
@@ -55,8 +36,3 @@ def round_to(x: Array, scale: Array | np.float32) -> Array:
     """Return the codes int8 of x by given scales, float32 that broadcast to x; what is out of range saturates."""
     codes: Array = np.clip(np.rint(x / scale), -LARGEST, LARGEST).astype(np.int8)
     return codes
-
-
-def stored_bytes(n: int, k: int) -> int:
-    """Return the bytes of an encoded weight [n,k]."""
-    return n * k + 4 * n

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from forerun_compiler import dialect
-from forerun_compiler.graph import constant_array, constant_scalar, find_nodes, producer, replace_node
+from forerun_compiler.graph import (
+    constant_array,
+    constant_scalar,
+    find_nodes,
+    integer,
+    permutation,
+    producer,
+    replace_node,
+)
 from forerun_compiler.passes.emitter import Emitter, operands
 from forerun_compiler.passes.quantize_int8 import OPERATORS
 from forerun_compiler.passes.row_layout import SWAP, publish_rows
@@ -119,12 +127,16 @@ def _heads(value: ir.Value) -> _Heads | None:
     swapped = False
     for _ in range(2):  # the norm stands on either side of the transpose
         if (swap := producer(value, "Transpose")) is not None and not swapped:
-            if list(swap.attributes["perm"].as_ints() if "perm" in swap.attributes else ()) != SWAP:
+            if permutation(swap) != SWAP:
                 return None
             value, swapped = operands(swap, 1)[0], True
         elif (step := producer(value, "RMSNormalization")) is not None and norm is None:
             value, norm = operands(step, 2)
-            if norm.const_value is None or list(norm.shape or ()) != [head_dim] or _axis(step) not in (-1, 3):
+            if (
+                norm.const_value is None
+                or list(norm.shape or ()) != [head_dim]
+                or integer(step, "axis", -1) not in (-1, 3)
+            ):
                 return None
             epsilon = step.attributes["epsilon"].as_float() if "epsilon" in step.attributes else DEFAULT_EPSILON
     split = producer(value, "Reshape")
@@ -135,19 +147,12 @@ def _heads(value: ir.Value) -> _Heads | None:
     return _Heads(rows, norm, epsilon, rotation) if is_rows else None
 
 
-def _axis(norm: ir.Node) -> int:
-    return int(norm.attributes["axis"].as_int()) if "axis" in norm.attributes else -1
-
-
 def _rotation(turn: ir.Node, head_dim: int) -> _Rotation | None:
     """Return the rotation where it turns halves, by constant tables at position ids."""
     if len(turn.inputs) != 4 or any(value is None for value in turn.inputs):
         return None
     _, cos, sin, positions = operands(turn, 4)
-    interleaved, partial = (
-        int(turn.attributes[name].as_int()) if name in turn.attributes else 0
-        for name in ("interleaved", "rotary_embedding_dim")
-    )
+    interleaved, partial = (integer(turn, name) for name in ("interleaved", "rotary_embedding_dim"))
     if interleaved or cos.const_value is None or cos.shape is None or len(cos.shape) != 2:
         return None
     turned = partial or head_dim
@@ -180,10 +185,6 @@ def _unsqueezed(value: ir.Value) -> ir.Value:
 def _side_by_side(emit: Emitter, parts: list[ir.Value]) -> ir.Value:
     """Return [1,T,(H+2G)*D]: what a Split made exactly these parts of, in this order, else their Concat."""
     split = producer(parts[0], "Split")
-    if split is not None and list(split.outputs) == parts and _axis_of_split(split) in (-1, 2):
+    if split is not None and list(split.outputs) == parts and integer(split, "axis") in (-1, 2):
         return operands(split, 1)[0]
     return emit("Concat", *parts, axis=-1)
-
-
-def _axis_of_split(split: ir.Node) -> int:
-    return int(split.attributes["axis"].as_int()) if "axis" in split.attributes else 0

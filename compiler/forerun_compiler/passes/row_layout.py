@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from forerun_compiler.graph import producer
+from forerun_compiler.graph import integer, permutation, producer
 from forerun_compiler.passes.emitter import Emitter
 
 SWAP = [0, 2, 1, 3]
@@ -32,7 +32,7 @@ def rotation_of(value: ir.Value) -> Rotation | None:
     if node is None or len(node.inputs) != 4 or len(value.uses()) != 1:
         return None
     source, cos, sin, positions = node.inputs
-    interleaved, partial = (_integer(node, name) for name in ("interleaved", "rotary_embedding_dim"))
+    interleaved, partial = (integer(node, name) for name in ("interleaved", "rotary_embedding_dim"))
     if (
         source is None
         or cos is None
@@ -53,7 +53,7 @@ def take_rows(emit: Emitter, value: ir.Value, heads: int) -> ir.Value:
     """Return `value` [1,heads,T,D] in the row layout [1,T,heads*D]."""
     turn = producer(value, "RotaryEmbedding")
     if turn is not None and producer(turn.inputs[0], "Transpose") is not None and turn.inputs[0] is not None:
-        interleaved, partial = (_integer(turn, name) for name in ("interleaved", "rotary_embedding_dim"))
+        interleaved, partial = (integer(turn, name) for name in ("interleaved", "rotary_embedding_dim"))
         source = take_rows(emit, turn.inputs[0], heads)
         return emit(
             "RotaryEmbedding",
@@ -64,7 +64,7 @@ def take_rows(emit: Emitter, value: ir.Value, heads: int) -> ir.Value:
             rotary_embedding_dim=partial,
         )
     swap = producer(value, "Transpose")
-    if swap is not None and _permutation(swap) == SWAP:
+    if swap is not None and permutation(swap) == SWAP:
         split = swap.inputs[0]
         merged = producer(split, "Reshape")
         if merged is not None and merged.inputs[0] is not None and _is_row_layout(merged.inputs[0], value):
@@ -81,7 +81,7 @@ def publish_rows(emit: Emitter, old: ir.Value, rows: ir.Value, heads: int, head_
     rows.type, rows.shape = old.type, ir.Shape([old.shape[0], old.shape[2], heads * head_dim])
     for use in list(old.uses()):
         swap = use.node
-        if swap.op_type != "Transpose" or _permutation(swap) != SWAP:
+        if swap.op_type != "Transpose" or permutation(swap) != SWAP:
             continue
         for next_use in list(swap.outputs[0].uses()):
             merge = next_use.node
@@ -109,11 +109,3 @@ def _is_row_layout(rows: ir.Value, heads: ir.Value) -> bool:
         return False
     count, dim, width = heads.shape[1], heads.shape[3], rows.shape[2]
     return isinstance(count, int) and isinstance(dim, int) and width == count * dim and rows.shape[0] == heads.shape[0]
-
-
-def _permutation(node: ir.Node) -> list[int]:
-    return list(node.attributes["perm"].as_ints()) if "perm" in node.attributes else []
-
-
-def _integer(node: ir.Node, name: str) -> int:
-    return int(node.attributes[name].as_int()) if name in node.attributes else 0
