@@ -201,11 +201,6 @@ static const char *get_name(const OrtCustomOp *op) {
     return NAME;
 }
 
-static const char *get_provider(const OrtCustomOp *op) {
-    (void)op;
-    return "CPUExecutionProvider";
-}
-
 static int get_input_type(const OrtCustomOp *op, size_t index) {
     (void)op;
     return index == POSITION ? ORT_INT64 : ORT_FLOAT32;
@@ -221,31 +216,21 @@ static int is_optional(const OrtCustomOp *op, size_t index) {
     return index >= Q_NORM;
 }
 
-static int get_output_type(const OrtCustomOp *op, size_t index) {
-    (void)op, (void)index;
-    return ORT_FLOAT32;
-}
-
 static size_t count_outputs(const OrtCustomOp *op) {
     (void)op;
     return OUTPUTS;
 }
 
-static int zero(const OrtCustomOp *op, size_t index) {
-    (void)op, (void)index;
-    return 0;
-}
-
 const OrtCustomOp fr_op_cached_attention = {.version = ORT_API_VERSION_USED,
                                             .GetName = get_name,
-                                            .GetExecutionProviderType = get_provider,
+                                            .GetExecutionProviderType = fr_op_provider,
                                             .GetInputType = get_input_type,
                                             .GetInputTypeCount = count_inputs,
-                                            .GetOutputType = get_output_type,
+                                            .GetOutputType = fr_op_float,
                                             .GetOutputTypeCount = count_outputs,
                                             .KernelDestroy = destroy,
                                             .GetInputCharacteristic = is_optional,
-                                            .GetOutputCharacteristic = zero,
-                                            .GetInputMemoryType = zero,
+                                            .GetOutputCharacteristic = fr_op_required,
+                                            .GetInputMemoryType = fr_op_required,
                                             .CreateKernelV2 = create,
                                             .KernelComputeV2 = compute};

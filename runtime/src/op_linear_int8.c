@@ -157,11 +157,6 @@ static const char *get_name(const OrtCustomOp *op) {
     return NAME;
 }
 
-static const char *get_provider(const OrtCustomOp *op) {
-    (void)op;
-    return "CPUExecutionProvider";
-}
-
 static int get_input_type(const OrtCustomOp *op, size_t index) {
     (void)op;
     return index == WEIGHT ? ORT_UINT8 : ORT_FLOAT32;
@@ -172,31 +167,21 @@ static size_t count_inputs(const OrtCustomOp *op) {
     return INPUTS;
 }
 
-static int get_output_type(const OrtCustomOp *op, size_t index) {
-    (void)op, (void)index;
-    return ORT_FLOAT32;
-}
-
 static size_t count_outputs(const OrtCustomOp *op) {
     (void)op;
     return 1;
 }
 
-static int zero(const OrtCustomOp *op, size_t index) {
-    (void)op, (void)index;
-    return 0;
-}
-
 const OrtCustomOp fr_op_linear_int8 = {.version = ORT_API_VERSION_USED,
                                        .GetName = get_name,
-                                       .GetExecutionProviderType = get_provider,
+                                       .GetExecutionProviderType = fr_op_provider,
                                        .GetInputType = get_input_type,
                                        .GetInputTypeCount = count_inputs,
-                                       .GetOutputType = get_output_type,
+                                       .GetOutputType = fr_op_float,
                                        .GetOutputTypeCount = count_outputs,
                                        .KernelDestroy = destroy,
-                                       .GetInputCharacteristic = zero,
-                                       .GetOutputCharacteristic = zero,
-                                       .GetInputMemoryType = zero,
+                                       .GetInputCharacteristic = fr_op_required,
+                                       .GetOutputCharacteristic = fr_op_required,
+                                       .GetInputMemoryType = fr_op_required,
                                        .CreateKernelV2 = create,
                                        .KernelComputeV2 = compute};

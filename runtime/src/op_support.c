@@ -47,3 +47,18 @@ int fr_op_string(const fr_ort_api *api, const OrtKernelInfo *info, const char *n
     api->ReleaseStatus(status); /* there is no such attribute */
     return 0;
 }
+
+const char *fr_op_provider(const OrtCustomOp *op) {
+    (void)op;
+    return "CPUExecutionProvider";
+}
+
+int fr_op_required(const OrtCustomOp *op, size_t index) {
+    (void)op, (void)index;
+    return 0; /* neither optional nor variadic; as a memory type: the default */
+}
+
+int fr_op_float(const OrtCustomOp *op, size_t index) {
+    (void)op, (void)index;
+    return ORT_FLOAT32;
+}

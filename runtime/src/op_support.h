@@ -29,6 +29,11 @@ OrtStatus *fr_op_read(const fr_ort_api *api, const OrtValue *value, fr_op_tensor
 /* The name of a node, cut to nothing where it is longer than `size`. */
 void fr_op_node_name(const fr_ort_api *api, const OrtKernelInfo *info, char *out, size_t size);
 
+/* What every operator of ours says of itself. */
+const char *fr_op_provider(const OrtCustomOp *op);
+int fr_op_required(const OrtCustomOp *op, size_t index);
+int fr_op_float(const OrtCustomOp *op, size_t index);
+
 /* An optional attribute of at most `size` bytes with its end: 1 and the text, or 0. */
 int fr_op_string(const fr_ort_api *api, const OrtKernelInfo *info, const char *name, char *out, size_t size);
 
