@@ -133,19 +133,13 @@ static OrtStatus *compute(void *data, OrtKernelContext *context) {
 
 static OrtStatus *choose_path(kernel *self, const OrtKernelInfo *info) {
     const fr_attention_path *paths[FR_ATTENTION_MAX_PATHS];
-    size_t n_paths = fr_attention_paths(paths);
-    self->job.path = paths[0];
-    char wanted[32], names[128] = "";
-    if (!fr_op_string(&self->api, info, "path", wanted, sizeof wanted))
-        return NULL;
-    for (size_t i = 0, used = 0; i < n_paths; i++) {
-        if (strcmp(paths[i]->name, wanted) == 0) {
-            self->job.path = paths[i];
-            return NULL;
-        }
-        used += (size_t)snprintf(names + used, sizeof names - used, " %s", paths[i]->name);
-    }
-    return REFUSE(self, "this processor has no path \"%s\"; it has%s.", wanted, names);
+    const char *names[FR_ATTENTION_MAX_PATHS];
+    size_t n_paths = fr_attention_paths(paths), chosen = 0;
+    for (size_t i = 0; i < n_paths; i++)
+        names[i] = paths[i]->name;
+    FR_OP_TRY(fr_op_choose_path(&self->api, NAME, self->name, info, names, n_paths, &chosen));
+    self->job.path = paths[chosen];
+    return NULL;
 }
 
 static OrtStatus *read_attributes(kernel *self, const OrtKernelInfo *info) {

@@ -3,9 +3,7 @@
 #include "kernels/linear_int8.h"
 #include "op_support.h"
 
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 static const char NAME[] = "LinearInt8";
 
@@ -102,20 +100,13 @@ static OrtStatus *compute(void *data, OrtKernelContext *context) {
 
 static OrtStatus *choose_path(kernel *self, const OrtKernelInfo *info) {
     const fr_int8_path *paths[FR_INT8_MAX_PATHS];
-    size_t n_paths = fr_int8_paths(paths);
-    self->path = paths[0];
-    char wanted[32];
-    if (!fr_op_string(&self->api, info, "path", wanted, sizeof wanted))
-        return NULL;
-    char names[128] = "";
-    for (size_t i = 0, used = 0; i < n_paths; i++) {
-        if (strcmp(paths[i]->name, wanted) == 0) {
-            self->path = paths[i];
-            return NULL;
-        }
-        used += (size_t)snprintf(names + used, sizeof names - used, " %s", paths[i]->name);
-    }
-    return REFUSE(self, "this processor has no path \"%s\"; it has%s.", wanted, names);
+    const char *names[FR_INT8_MAX_PATHS];
+    size_t n_paths = fr_int8_paths(paths), chosen = 0;
+    for (size_t i = 0; i < n_paths; i++)
+        names[i] = paths[i]->name;
+    FR_OP_TRY(fr_op_choose_path(&self->api, NAME, self->name, info, names, n_paths, &chosen));
+    self->path = paths[chosen];
+    return NULL;
 }
 
 static OrtStatus *set_up(kernel *self, const OrtKernelInfo *info) {

@@ -2,6 +2,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 OrtStatus *fr_op_refuse(const fr_ort_api *api, const char *op, const char *node, const char *format, ...) {
     char message[640];
@@ -46,6 +47,22 @@ int fr_op_string(const fr_ort_api *api, const OrtKernelInfo *info, const char *n
         return 1;
     api->ReleaseStatus(status); /* there is no such attribute */
     return 0;
+}
+
+OrtStatus *fr_op_choose_path(const fr_ort_api *api, const char *op, const char *node, const OrtKernelInfo *info,
+                             const char *const *names, size_t n_names, size_t *out) {
+    char wanted[32], known[128] = "";
+    *out = 0;
+    if (!fr_op_string(api, info, "path", wanted, sizeof wanted))
+        return NULL;
+    for (size_t i = 0, used = 0; i < n_names; i++) {
+        if (strcmp(names[i], wanted) == 0) {
+            *out = i;
+            return NULL;
+        }
+        used += (size_t)snprintf(known + used, sizeof known - used, " %s", names[i]);
+    }
+    return fr_op_refuse(api, op, node, "this processor has no path \"%s\"; it has%s.", wanted, known);
 }
 
 const char *fr_op_provider(const OrtCustomOp *op) {

@@ -29,6 +29,11 @@ OrtStatus *fr_op_read(const fr_ort_api *api, const OrtValue *value, fr_op_tensor
 /* The name of a node, cut to nothing where it is longer than `size`. */
 void fr_op_node_name(const fr_ort_api *api, const OrtKernelInfo *info, char *out, size_t size);
 
+/* The place in `names` that the optional attribute "path" asks for, 0 where a node has none: tests force a path by it.
+ */
+OrtStatus *fr_op_choose_path(const fr_ort_api *api, const char *op, const char *node, const OrtKernelInfo *info,
+                             const char *const *names, size_t n_names, size_t *out);
+
 /* What every operator of ours says of itself. */
 const char *fr_op_provider(const OrtCustomOp *op);
 int fr_op_required(const OrtCustomOp *op, size_t index);
