@@ -21,7 +21,8 @@ class LayerPrecision:
     """One layer as it is stored: `bytes` are those of codes and scales.
 
     `sensitivity` is the relative error of its output that the stored weight causes on the calibration text (see
-    `sensitivity.py`), None where nothing was quantized or measured. `reason` says why it stays dense.
+    `sensitivity.py`), the weight's own relative error where calibration does not see the layer (in the drafter's walk),
+    and None where nothing was quantized. `reason` says why it stays dense.
     """
 
     layer: str
