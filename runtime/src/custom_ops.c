@@ -12,10 +12,11 @@ enum { MAX_COPIES = 8 };
 
 static OrtStatus *make_domain(const fr_ort_api *api, OrtCustomOpDomain **out) {
     *out = NULL;
+    const OrtCustomOp *const ops[] = {&fr_op_linear_int8, &fr_op_gated_linear_int8, &fr_op_cached_attention};
     OrtStatus *status = api->CreateCustomOpDomain(DOMAIN, out);
-    if (status == NULL)
-        status = api->CustomOpDomain_Add(*out, &fr_op_linear_int8);
-    return status != NULL ? status : api->CustomOpDomain_Add(*out, &fr_op_cached_attention);
+    for (size_t i = 0; i < sizeof ops / sizeof ops[0] && status == NULL; i++)
+        status = api->CustomOpDomain_Add(*out, ops[i]);
+    return status;
 }
 
 OrtStatus *fr_custom_ops_add(const fr_ort_api *api, OrtSessionOptions *options, OrtCustomOpDomain **out) {

@@ -1,132 +1,24 @@
 #define _POSIX_C_SOURCE 200809L /* barriers */
 /* Every path of the int8 product against a triple loop over the definition: bit for bit. */
-#include "check.h"
-#include "kernels/linear_int8.h"
+#include "int8_product.h"
 
-#include <math.h>
 #include <pthread.h>
 
-typedef struct product {
-    size_t rows, n, k;
-    float *x, *weight_scales;
-    int8_t *w;       /* [n][k] */
-    uint8_t *packed; /* as the kernels want it */
-} product;
-
-/* Exactly as long as asked for, so that the sanitizer sees a read beyond the end. */
-static void *take(size_t count, size_t size) {
-    void *found = calloc(count > 0 ? count : 1, size);
-    REQUIRE(found != NULL);
-    return found;
-}
-
-static float random_float(uint64_t *random) {
-    return (float)((double)(next_random(random) >> 40) / (double)(1u << 23) - 1.0);
-}
-
-static void pack(const product *it) {
-    size_t blocks = (it->k + 63) / 64, padded = (it->n + 15) / 16 * 16;
-    for (size_t n = 0; n < padded; n++)
-        for (size_t k = 0; k < blocks * 64; k++) {
-            size_t place = (((n / 16 * blocks + k / 64) * 16 + k % 64 / 4) * 16 + n % 16) * 4 + k % 4;
-            it->packed[place] = n < it->n && k < it->k ? (uint8_t)(it->w[n * it->k + k] + 128) : 128;
-        }
-}
-
-static product make(size_t rows, size_t n, size_t k) {
-    product it = {rows, n, k, NULL, NULL, NULL, NULL};
-    it.x = take(rows * k, sizeof(float));
-    it.weight_scales = take(n, sizeof(float));
-    it.w = take(n * k, 1);
-    it.packed = take(fr_int8_packed(n, k), 1);
-    return it;
-}
-
-static void fill(product *it, uint64_t *random) {
-    for (size_t i = 0; i < it->rows * it->k; i++)
-        it->x[i] = random_float(random);
-    for (size_t i = 0; i < it->n; i++)
-        it->weight_scales[i] = 0.01f + fabsf(random_float(random));
-    for (size_t i = 0; i < it->n * it->k; i++)
-        it->w[i] = (int8_t)((int)(next_random(random) % 256) - 128);
-    pack(it);
-}
-
-static void release(product *it) {
-    free(it->x);
-    free(it->weight_scales);
-    free(it->w);
-    free(it->packed);
-}
-
-/* The definition in the header, in the order of its words. */
-static float *reference(const product *it) {
-    float *y = take(it->rows * it->n, sizeof(float));
-    int8_t *a = take(it->k, 1);
-    for (size_t row = 0; row < it->rows; row++) {
-        float largest = 0.0f;
-        int finite = 1;
-        for (size_t k = 0; k < it->k; k++) {
-            float value = fabsf(it->x[row * it->k + k]);
-            finite = finite && isfinite(value);
-            largest = value > largest ? value : largest;
-        }
-        float scale = largest / 127.0f, inverse = 127.0f / largest;
-        if (!finite)
-            scale = NAN;
-        else if (largest < 0x1p-100f)
-            scale = 0.0f;
-        for (size_t k = 0; k < it->k; k++) /* nearbyint: the default rounding mode, ties to even */
-            a[k] = finite && largest >= 0x1p-100f ? (int8_t)nearbyintf(it->x[row * it->k + k] * inverse) : 0;
-        for (size_t n = 0; n < it->n; n++) {
-            int64_t sum = 0;
-            for (size_t k = 0; k < it->k; k++)
-                sum += (int64_t)a[k] * it->w[n * it->k + k];
-            CHECK(sum >= INT32_MIN && sum <= INT32_MAX);
-            y[row * it->n + n] = (float)(int32_t)sum * (scale * it->weight_scales[n]);
-        }
-    }
-    free(a);
-    return y;
-}
-
-static int same(const float *a, const float *b, size_t count) {
-    for (size_t i = 0; i < count; i++)
-        if (!(isnan(a[i]) && isnan(b[i])) && memcmp(a + i, b + i, sizeof(float)) != 0)
-            return 0;
-    return 1;
-}
-
-static fr_linear_int8 begin(const product *it, const fr_int8_path *path, float *y, void *scratch) {
-    return (fr_linear_int8){.path = path,
-                            .x = it->x,
-                            .weights = it->packed,
-                            .weight_scales = it->weight_scales,
-                            .y = y,
-                            .rows = it->rows,
-                            .n = it->n,
-                            .k = it->k,
-                            .scratch = scratch};
-}
-
-/* All paths, their parts last to first: the order must not matter. */
+/* All of them. */
 static void check_paths(const product *it, const char *what) {
     const fr_int8_path *paths[FR_INT8_MAX_PATHS];
     size_t n_paths = fr_int8_paths(paths);
     float *expected = reference(it);
     for (size_t p = 0; p < n_paths; p++) {
         float *y = take(it->rows * it->n, sizeof(float));
-        void *scratch = take(fr_linear_int8_scratch(it->rows, it->k), 1);
         memset(y, 0x55, it->rows * it->n * sizeof(float));
-        fr_linear_int8 job = begin(it, paths[p], y, scratch);
-        for (size_t part = fr_linear_int8_begin(&job); part > 0; part--)
-            fr_linear_int8_part(&job, part - 1);
+        fr_linear_int8 job = begin(it, paths[p], y);
+        run(&job);
         if (!same(y, expected, it->rows * it->n)) {
             check_failures++;
             printf("%s: path %s, %zu rows, n %zu, k %zu: not the definition's bits\n", what, paths[p]->name, it->rows,
                    it->n, it->k);
         }
-        free(scratch);
         free(y);
     }
     free(expected);
@@ -212,23 +104,19 @@ static void test_rows_are_independent(uint64_t *random) {
     product all = make(37, 50, 333);
     fill(&all, random);
     float *together = take(all.rows * all.n, sizeof(float)), *alone = take(all.n, sizeof(float));
-    void *scratch = take(fr_linear_int8_scratch(all.rows, all.k), 1);
     for (size_t p = 0; p < n_paths; p++) {
-        fr_linear_int8 job = begin(&all, paths[p], together, scratch);
-        for (size_t part = fr_linear_int8_begin(&job); part > 0; part--)
-            fr_linear_int8_part(&job, part - 1);
+        fr_linear_int8 job = begin(&all, paths[p], together);
+        run(&job);
         for (size_t row = 0; row < all.rows; row++) {
             product one = all;
             one.rows = 1, one.x = all.x + row * all.k;
-            job = begin(&one, paths[p], alone, scratch);
-            for (size_t part = fr_linear_int8_begin(&job); part > 0; part--)
-                fr_linear_int8_part(&job, part - 1);
+            job = begin(&one, paths[p], alone);
+            run(&job);
             CHECK(same(alone, together + row * all.n, all.n));
         }
     }
     free(together);
     free(alone);
-    free(scratch);
     release(&all);
 }
 
@@ -255,11 +143,12 @@ static void test_threads(uint64_t *random, size_t rows) {
     product it = make(rows, 100, 20000);
     fill(&it, random);
     float *expected = reference(&it), *y = take(it.rows * it.n, sizeof(float));
-    void *scratch = take(fr_linear_int8_scratch(it.rows, it.k), 1);
+    fr_linear_int8 job = begin(&it, paths[0], y);
+    void *scratch = take(fr_linear_int8_scratch(&job), 1);
     for (int round = 0; round < 30; round++) {
-        memset(scratch, 0x7F, fr_linear_int8_scratch(it.rows, it.k));
+        memset(scratch, 0x7F, fr_linear_int8_scratch(&job));
         memset(y, 0, it.rows * it.n * sizeof(float));
-        fr_linear_int8 job = begin(&it, paths[0], y, scratch);
+        job.scratch = scratch;
         crew all = {.job = &job};
         all.parts = fr_linear_int8_begin(&job);
         REQUIRE(all.parts > THREADS && pthread_barrier_init(&all.start, NULL, THREADS) == 0);

@@ -1,45 +1,6 @@
-/* Vectors of LANES floats and their exponential, for attention_path.h, whose definitions it needs. */
+/* What attention alone does with vectors, for attention_path.h, whose definitions it needs. */
 #include "attention.h"
-
-#include <string.h>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
-enum { PARTS = 16 /* that sums are kept in, whatever LANES is */ };
-
-#define INLINE static inline __attribute__((always_inline)) TARGET
-
-typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef int32_t ints __attribute__((vector_size(4 * LANES)));
-typedef float four __attribute__((vector_size(16)));
-typedef int32_t four_ints __attribute__((vector_size(16)));
-
-INLINE vec load(const float *p) {
-    vec v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-INLINE void store(float *p, vec v) {
-    memcpy(p, &v, sizeof v);
-}
-
-INLINE vec all(float x) {
-    return x - (vec){0}; /* x - 0, not x + 0: it keeps -0 */
-}
-
-INLINE vec choose(ints mask, vec yes, vec no) {
-    return (vec)((mask & (ints)yes) | (~mask & (ints)no));
-}
-
-/* The sum of sixteen parts, halves onto halves. */
-INLINE float total(const vec parts[PARTS / LANES]) {
-    four x[PARTS / 4];
-    memcpy(x, parts, sizeof x);
-    x[0] = (x[0] + x[2]) + (x[1] + x[3]);
-    return (x[0][0] + x[0][2]) + (x[0][1] + x[0][3]);
-}
+#include "vectors.h"
 
 INLINE float larger(float a, float b) {
     return a > b ? a : b;
@@ -54,22 +15,6 @@ INLINE float peak(vec v) {
         x[0] = (four)((more & (four_ints)x[i]) | (~more & (four_ints)x[0]));
     }
     return larger(larger(x[0][0], x[0][1]), larger(x[0][2], x[0][3]));
-}
-
-/* exp(x) for x <= 0: 2^n * exp(r), |r| <= ln(2) / 2, exp(r) = 1 + r + r^2 q(r) with the q of degree 4 whose largest
- * relative error is least (3e-9; 9e-8 after rounding). 0 below -87, where floats end; a NaN stays one. */
-INLINE vec exponential(vec x) {
-    const vec shift = all(0x1.8p23f); /* adding it rounds to an integer, which then stands in the low bits */
-    vec shifted = MADD(x, all(0x1.715476p0f), shift), n = shifted - shift;
-    vec r = MADD(n, all(-0x1.62e4p-1f), x); /* ln(2) in two parts, the first of 14 bits */
-    r = MADD(n, all(-0x1.7f7d1cp-20f), r);
-    vec q = MADD(all(0x1.6a23d0p-10f), r, all(0x1.123a20p-7f));
-    q = MADD(q, r, all(0x1.5558f2p-5f));
-    q = MADD(q, r, all(0x1.555492p-3f));
-    q = MADD(q, r, all(0x1.fffffcp-2f));
-    vec power = (vec)(((ints)shifted + 127) << 23);
-    vec found = (MADD(q, r * r, r) + 1.0f) * power;
-    return choose(x < all(-87.0f), all(0.0f), found);
 }
 
 /* tanh(x): the series below 1/4, where the other form would lose bits; relative error below 3e-7. */

@@ -139,7 +139,8 @@ AVX2 INLINE void store(const fr_int8_out *out, size_t row, size_t half, __m256i 
 DEFINE_PATH(multiply_avx2, AVX2, avx2, 0)
 DEFINE_PATH(multiply_vnni, VNNI, vnni, -128)
 
-const fr_int8_path fr_int8_avxvnni = {"avx-vnni", usable_vnni, MAX_ROWS, peak, encode, multiply_vnni};
-const fr_int8_path fr_int8_avx2 = {"avx2", usable_avx2, MAX_ROWS, peak, encode, multiply_avx2};
+const fr_int8_path fr_int8_avxvnni = {"avx-vnni", usable_vnni, MAX_ROWS,     &fr_float_steps_avx2,
+                                      peak,       encode,      multiply_vnni};
+const fr_int8_path fr_int8_avx2 = {"avx2", usable_avx2, MAX_ROWS, &fr_float_steps_avx2, peak, encode, multiply_avx2};
 
 #endif

@@ -10,7 +10,7 @@
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
 enum {
-    MAX_ROWS = 16,
+    MAX_ROWS = FR_INT8_MAX_ROWS,
     AHEAD = 8192 /* bytes, so that memory is read on while sixteen rows are multiplied; 4096 costs them 15 % */
 };
 
@@ -117,6 +117,6 @@ TARGET static void multiply(const uint8_t *weights, size_t blocks, const fr_int8
     }
 }
 
-const fr_int8_path fr_int8_avx512 = {"avx512-vnni", usable, MAX_ROWS, peak, encode, multiply};
+const fr_int8_path fr_int8_avx512 = {"avx512-vnni", usable, MAX_ROWS, &fr_float_steps_avx512, peak, encode, multiply};
 
 #endif

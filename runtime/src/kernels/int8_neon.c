@@ -101,6 +101,6 @@ TARGET static void multiply(const uint8_t *weights, size_t blocks, const fr_int8
     }
 }
 
-const fr_int8_path fr_int8_neon = {"neon-dot", usable, MAX_ROWS, peak, encode, multiply};
+const fr_int8_path fr_int8_neon = {"neon-dot", usable, MAX_ROWS, &fr_float_steps_portable, peak, encode, multiply};
 
 #endif

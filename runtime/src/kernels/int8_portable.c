@@ -47,4 +47,5 @@ static void multiply(const uint8_t *weights, size_t blocks, const fr_int8_rows *
     }
 }
 
-const fr_int8_path fr_int8_portable = {"portable", usable, 16, peak, encode, multiply};
+const fr_int8_path fr_int8_portable = {"portable", usable, FR_INT8_MAX_ROWS, &fr_float_steps_portable,
+                                       peak,       encode, multiply};

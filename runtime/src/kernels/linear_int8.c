@@ -22,9 +22,10 @@ size_t fr_int8_packed(size_t n, size_t k) {
     return ceil_div(n, FR_INT8_OUTPUTS) * ceil_div(k, FR_INT8_INPUTS) * FR_INT8_BLOCK;
 }
 
-size_t fr_linear_int8_scratch(size_t rows, size_t k) {
-    size_t padded = ceil_div(k, FR_INT8_INPUTS) * FR_INT8_INPUTS;
-    return ALIGNMENT + rows * (padded + sizeof(float) + sizeof(int32_t));
+size_t fr_linear_int8_scratch(const fr_linear_int8 *it) {
+    size_t padded = ceil_div(it->k, FR_INT8_INPUTS) * FR_INT8_INPUTS;
+    size_t row = padded + sizeof(float) + sizeof(int32_t);
+    return ALIGNMENT + it->rows * (it->norm != NULL ? row + it->k * sizeof(float) : row);
 }
 
 size_t fr_int8_paths(const fr_int8_path *out[FR_INT8_MAX_PATHS]) {
@@ -51,10 +52,12 @@ size_t fr_linear_int8_begin(fr_linear_int8 *it) {
     it->codes = (int8_t *)it->scratch + (start - (uintptr_t)it->scratch);
     it->scales = (float *)(void *)(it->codes + it->rows * padded);
     it->sums = (int32_t *)(void *)(it->scales + it->rows);
+    it->normalized = (float *)(void *)(it->sums + it->rows);
     it->groups = ceil_div(it->rows, it->path->max_rows);
     size_t columns = ceil_div(it->n, FR_INT8_OUTPUTS);
     size_t column_bytes = padded * FR_INT8_OUTPUTS;
     it->columns_per_part = column_bytes < PART_BYTES ? ceil_div(PART_BYTES, column_bytes) : 1;
+    it->columns_per_part += it->gated ? it->columns_per_part % 2 : 0; /* gates and values stay together */
     it->parts = it->rows == 0 ? 0 : ceil_div(columns, it->columns_per_part);
     atomic_init(&it->next_row, 0);
     atomic_init(&it->rows_done, 0);
@@ -69,6 +72,10 @@ static size_t group_start(const fr_linear_int8 *it, size_t group) {
 
 static void quantize(fr_linear_int8 *it, size_t row) {
     const float *x = it->x + row * it->k;
+    if (it->norm != NULL) {
+        it->path->steps->normalize(x, it->norm, it->k, it->epsilon, it->normalized + row * it->k);
+        x = it->normalized + row * it->k;
+    }
     size_t padded = ceil_div(it->k, FR_INT8_INPUTS) * FR_INT8_INPUTS;
     size_t group = 0;
     while (group_start(it, group + 1) <= row)
@@ -103,24 +110,52 @@ static void quantize_rows(fr_linear_int8 *it) {
             sched_yield();
 }
 
+static fr_int8_rows rows_of(const fr_linear_int8 *it, size_t group) {
+    size_t first = group_start(it, group);
+    return (fr_int8_rows){.count = group_start(it, group + 1) - first,
+                          .codes = it->codes + first * ceil_div(it->k, FR_INT8_INPUTS) * FR_INT8_INPUTS,
+                          .scales = it->scales + first,
+                          .sums = it->sums + first};
+}
+
+static void multiply(const fr_linear_int8 *it, size_t column, const fr_int8_rows *rows, float *y, size_t stride) {
+    size_t n = column * FR_INT8_OUTPUTS, blocks = ceil_div(it->k, FR_INT8_INPUTS);
+    const fr_int8_out out = {.y = y,
+                             .stride = stride,
+                             .weight_scales = it->weight_scales + n,
+                             .outputs = it->n - n < FR_INT8_OUTPUTS ? it->n - n : FR_INT8_OUTPUTS};
+    it->path->multiply(it->weights + column * blocks * FR_INT8_BLOCK, blocks, rows, &out);
+}
+
+static void plain_column(const fr_linear_int8 *it, size_t column, size_t group) {
+    const fr_int8_rows rows = rows_of(it, group);
+    size_t first = group_start(it, group), n = column * FR_INT8_OUTPUTS;
+    float *y = it->y + first * it->n + n;
+    multiply(it, column, &rows, y, it->n);
+    if (it->addend != NULL)
+        it->path->steps->add(y, it->n, it->addend + first * it->addend_stride + n, it->addend_stride, rows.count,
+                             it->n - n < FR_INT8_OUTPUTS ? it->n - n : FR_INT8_OUTPUTS);
+}
+
+/* Two columns, gates and values, give one. */
+static void gated_columns(const fr_linear_int8 *it, size_t column, size_t group) {
+    float gates[FR_INT8_MAX_ROWS * FR_INT8_OUTPUTS], values[FR_INT8_MAX_ROWS * FR_INT8_OUTPUTS];
+    const fr_int8_rows rows = rows_of(it, group);
+    multiply(it, column, &rows, gates, FR_INT8_OUTPUTS);
+    multiply(it, column + 1, &rows, values, FR_INT8_OUTPUTS);
+    size_t stride = it->n / 2;
+    float *y = it->y + group_start(it, group) * stride + column / 2 * FR_INT8_OUTPUTS;
+    it->path->steps->gate(gates, values, rows.count, y, stride);
+}
+
 void fr_linear_int8_part(fr_linear_int8 *it, size_t part) {
     quantize_rows(it);
-    size_t blocks = ceil_div(it->k, FR_INT8_INPUTS);
-    size_t columns = ceil_div(it->n, FR_INT8_OUTPUTS);
-    size_t end = (part + 1) * it->columns_per_part;
-    for (size_t column = part * it->columns_per_part; column < columns && column < end; column++) {
-        size_t n = column * FR_INT8_OUTPUTS;
-        for (size_t group = 0; group < it->groups; group++) { /* the column stays in the cache */
-            size_t first = group_start(it, group);
-            const fr_int8_rows rows = {.count = group_start(it, group + 1) - first,
-                                       .codes = it->codes + first * blocks * FR_INT8_INPUTS,
-                                       .scales = it->scales + first,
-                                       .sums = it->sums + first};
-            const fr_int8_out out = {.y = it->y + first * it->n + n,
-                                     .stride = it->n,
-                                     .weight_scales = it->weight_scales + n,
-                                     .outputs = it->n - n < FR_INT8_OUTPUTS ? it->n - n : FR_INT8_OUTPUTS};
-            it->path->multiply(it->weights + column * blocks * FR_INT8_BLOCK, blocks, &rows, &out);
-        }
-    }
+    size_t columns = ceil_div(it->n, FR_INT8_OUTPUTS), step = it->gated ? 2 : 1;
+    size_t first = part * it->columns_per_part, end = first + it->columns_per_part;
+    for (size_t column = first; column < columns && column < end; column += step)
+        for (size_t group = 0; group < it->groups; group++) /* the weights stay in the cache */
+            if (it->gated)
+                gated_columns(it, column, group);
+            else
+                plain_column(it, column, group);
 }

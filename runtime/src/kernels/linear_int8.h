@@ -8,11 +8,18 @@
  *   y[n] = (float)(sum over k of a[k] * w[n][k]) * (scale * weight_scale[n])
  * The sum is an exact int32. A row that is zero gives zeros; one that holds a NaN or an infinity gives NaNs.
  *
+ * What stands before and after a product in a transformer can be part of it (float_steps.h says what it computes):
+ *   norm     x is the RMS-normalized row, before all of the above
+ *   addend   y[n] += addend[n], a residual stream or a bias
+ *   gated    blocks of 16 outputs hold gates and values in turn: y[16 j + i] = silu(block 2j) * (block 2j + 1)
+ *
  * Weights lie in blocks of 16 outputs by 64 inputs, 1 KB each: uint8 [ceil(N/16)][ceil(K/64)][16][16][4], the code plus
  * 128, the innermost four along K; what is beyond N or K is 128. Sixteen outputs by four inputs are one
  * 512-bit vector of VPDPBUSD, and a block is one tile of the matrix units. */
 #ifndef FORERUN_LINEAR_INT8_H
 #define FORERUN_LINEAR_INT8_H
+
+#include "float_steps.h"
 
 #include <stdatomic.h>
 #include <stddef.h>
@@ -22,6 +29,7 @@ enum {
     FR_INT8_OUTPUTS = 16,  /* of a block */
     FR_INT8_INPUTS = 64,   /* of a block */
     FR_INT8_BLOCK = 1024,  /* bytes of a block */
+    FR_INT8_MAX_ROWS = 16, /* of one call of multiply, on any path */
     FR_INT8_MAX_K = 131072 /* 128 * 127 * K must fit an int32 */
 };
 
@@ -46,6 +54,7 @@ typedef struct fr_int8_path {
     const char *name;
     int (*usable)(void);
     size_t max_rows; /* of one call of multiply */
+    const fr_float_steps *steps;
     /* The largest of the k values as bits without the sign. */
     uint32_t (*peak)(const float *x, size_t k);
     /* Writes ceil(k/64)*64 codes, four at a time, `stride` bytes apart, zeros beyond k; returns their sum. */
@@ -65,10 +74,16 @@ typedef struct fr_linear_int8 {
     const float *x;             /* [rows][k] */
     const uint8_t *weights;     /* fr_int8_packed(n, k) bytes */
     const float *weight_scales; /* [n] */
-    float *y;                   /* [rows][n] */
+    float *y;                   /* [rows][n], gated: [rows][n / 2] */
     size_t rows, n, k;
-    void *scratch; /* fr_linear_int8_scratch(rows, k) bytes */
+    const float *norm;    /* [k], or NULL */
+    float epsilon;        /* of the norm */
+    const float *addend;  /* [rows][addend_stride], or NULL; not with gated */
+    size_t addend_stride; /* 0: one row for all */
+    int gated;            /* n is a multiple of 32 */
+    void *scratch;        /* fr_linear_int8_scratch bytes */
     /* Ours: */
+    float *normalized; /* [rows][k] */
     int8_t *codes;
     float *scales;
     int32_t *sums;
@@ -77,7 +92,7 @@ typedef struct fr_linear_int8 {
 } fr_linear_int8;
 
 size_t fr_int8_packed(size_t n, size_t k);
-size_t fr_linear_int8_scratch(size_t rows, size_t k);
+size_t fr_linear_int8_scratch(const fr_linear_int8 *it);
 
 /* Sets up and returns the number of parts. */
 size_t fr_linear_int8_begin(fr_linear_int8 *it);
