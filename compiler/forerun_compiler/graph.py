@@ -33,6 +33,11 @@ def integer(node: ir.Node, name: str, default: int = 0) -> int:
     return int(node.attributes[name].as_int()) if name in node.attributes else default
 
 
+def number(node: ir.Node, name: str, default: float) -> float:
+    """Return a float attribute of a node, or `default` when it has none of that name."""
+    return float(node.attributes[name].as_float()) if name in node.attributes else default
+
+
 def permutation(node: ir.Node) -> list[int]:
     """Return the `perm` of a Transpose, or [] when it has none."""
     return list(node.attributes["perm"].as_ints()) if "perm" in node.attributes else []

@@ -16,6 +16,9 @@ from forerun_compiler.graph import check_graph, remove_unused
 from forerun_compiler.manifest import EngineTarget
 from forerun_compiler.passes.emulate_fp8 import emulate_fp8
 from forerun_compiler.passes.emulate_nvfp4 import emulate_nvfp4
+from forerun_compiler.passes.fuse_addend import fuse_addend
+from forerun_compiler.passes.fuse_gate import fuse_gate
+from forerun_compiler.passes.fuse_norm import fuse_norm
 from forerun_compiler.passes.lower_attention import lower_attention
 from forerun_compiler.passes.lower_experts import lower_experts
 from forerun_compiler.passes.lower_linear import lower_linear
@@ -35,6 +38,14 @@ class Pass:
     must_fire: bool
 
 
+# What stands between two int8 products. A gate before an addend: a product with an addend takes no gate.
+_INTO_PRODUCTS = (
+    Pass("fuse norms into products", fuse_norm, must_fire=False),
+    Pass("fuse gates into products", fuse_gate, must_fire=False),
+    Pass("fuse addends into products", fuse_addend, must_fire=False),
+)
+
+
 def passes_for(engine: EngineTarget) -> tuple[Pass, ...]:
     """Return the ordered passes for an engine entry of a recipe: its kernels decide the form of some schemes."""
     int8: Form = "stock" if engine.kernels == "stock" else "forerun"
@@ -45,6 +56,7 @@ def passes_for(engine: EngineTarget) -> tuple[Pass, ...]:
         Pass("lower attention and caches", lower_attention if engine.kernels == "stock" else _attentions, True),
         Pass("lower experts", lower_experts, must_fire=False),
         Pass("quantize int8", lambda model: quantize_int8(model, int8), must_fire=False),
+        *(() if engine.kernels == "stock" else _INTO_PRODUCTS),
         Pass("quantize int4", lambda model: quantize_int4(model, "onnxruntime"), must_fire=False),
         Pass("quantize int8-static", quantize_int8_static, must_fire=False),
         Pass("emulate fp8", emulate_fp8, must_fire=False),

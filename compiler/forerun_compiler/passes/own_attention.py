@@ -19,6 +19,7 @@ from forerun_compiler.graph import (
     constant_scalar,
     find_nodes,
     integer,
+    number,
     permutation,
     producer,
     replace_node,
@@ -138,7 +139,7 @@ def _heads(value: ir.Value) -> _Heads | None:
                 or integer(step, "axis", -1) not in (-1, 3)
             ):
                 return None
-            epsilon = step.attributes["epsilon"].as_float() if "epsilon" in step.attributes else DEFAULT_EPSILON
+            epsilon = number(step, "epsilon", DEFAULT_EPSILON)
     split = producer(value, "Reshape")
     rows = split.inputs[0] if split is not None else None
     if not swapped or rows is None or rows.shape is None:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from forerun_compiler.number_formats import int8
-from forerun_compiler.number_formats.linear_int8 import LARGEST, TINY
+from forerun_compiler.number_formats.linear_int8 import LARGEST, LINEAR, TINY
 from forerun_compiler.number_formats.packing import pack_blocks
 from forerun_compiler.passes.quantized_weights import Product, Weight, weights_of
 
@@ -49,7 +49,7 @@ def _as_own_operator(weights: list[Weight]) -> None:
         codes = weight.store(SCHEME, pack_blocks(encoded.codes, weight.where))
         scale = weight.store(f"{SCHEME}.scale", encoded.scale[:, 0])
         for product in weight.products:
-            product.replace(product.emit("LinearInt8", product.x, codes, scale, domain=OPERATORS))
+            product.replace(product.emit(LINEAR, product.x, codes, scale, domain=OPERATORS))
 
 
 def _as_stock_operators(model: ir.Model, weights: list[Weight]) -> None:

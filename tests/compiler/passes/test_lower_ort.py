@@ -7,7 +7,8 @@ import pytest
 
 from forerun_compiler import dialect
 from forerun_compiler.errors import PassError
-from forerun_compiler.passes.lower_ort import PASSES, Pass, lower_ort
+from forerun_compiler.manifest import EngineTarget
+from forerun_compiler.passes.lower_ort import PASSES, Pass, lower_ort, passes_for
 from hand_graphs import FLOAT, make_model, node
 
 
@@ -39,6 +40,14 @@ def test_what_a_table_leaves_of_the_dialect_is_named() -> None:
     model = make_model([cache, position, rows], [written], written.outputs)
     with pytest.raises(PassError, match="left CacheWrite of the dialect"):
         lower_ort(model, (Pass("nothing", lambda _: 1, must_fire=True),))
+
+
+def test_only_our_own_products_take_in_what_stands_between_them() -> None:
+    own, stock = ([step.name for step in passes_for(EngineTarget(kernels=kernels))] for kernels in ("forerun", "stock"))
+    fusions = [name for name in own if name.startswith("fuse ")]
+    assert fusions == ["fuse norms into products", "fuse gates into products", "fuse addends into products"]
+    assert [name for name in own if name not in fusions] == stock
+    assert own.index(fusions[0]) == own.index("quantize int8") + 1
 
 
 def test_the_table_names_every_pass_once() -> None:
