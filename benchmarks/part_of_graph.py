@@ -1,4 +1,7 @@
-"""A graph cut down to some of its nodes, each on inputs of its own: what those kernels cost when nothing is between."""
+"""A graph cut down to some of its nodes, each on inputs of its own: what those kernels cost when nothing is between.
+
+Nor anything in them: an int8 product is cut down to the product, without what the compiler fused into it.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,20 @@ import numpy as np
 import onnx
 from round_profile import Kernel, Tensor
 
+from forerun_compiler.number_formats.linear_int8 import GATED, LINEAR
 from forerun_compiler.ort_session import open_session
 
 PRODUCTS = frozenset(
     {"MatMul", "Gemm", "FusedMatMul", "MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat"}
-    | {"DynamicQuantizeMatMul", "QLinearMatMul", "LinearInt8"}
+    | {"DynamicQuantizeMatMul", "QLinearMatMul", LINEAR, GATED}
 )
 ATTENTION = frozenset({"CachedAttention", "GroupQueryAttention", "TensorScatter"})
 """With the writes of caches: the target's are done by the attention's own kernel, the drafter's apart."""
 IN_PLACE = {"CachedAttention": {1: 1, 2: 2}, "GroupQueryAttention": {1: 3, 2: 4}, "TensorScatter": {0: 0}}
 """By op: which output is written into the buffer of which input."""
 
+_OF_A_PRODUCT = 3
+"""Inputs of an int8 product that are the product: rows, weight, scales. After them comes what was fused into it."""
 _WITH_CONSTANTS = frozenset({"QuantizeLinear", "DequantizeLinear", "Constant"})
 """What stands before a product and belongs to it: ONNX Runtime fuses it into the product's kernel."""
 
@@ -106,20 +112,19 @@ class _Cutter:
 
     def add(self, node: onnx.NodeProto) -> None:
         """Keep the node on inputs that no node makes, and make all that it writes outputs."""
-        copy, self._count = onnx.NodeProto(), self._count + 1
-        copy.CopyFrom(node)
+        copy, self._count = _alone(node), self._count + 1
         own = node.op_type in IN_PLACE
         # Equal inputs would let the library run two products of one weight as one.
-        weights = tuple(name for name in node.input if name in self._constants)
-        turn = self._uses[(node.op_type, weights)]
-        self._uses[(node.op_type, weights)] += 1
-        for index, name in enumerate(node.input):
+        weights = tuple(name for name in copy.input if name in self._constants)
+        turn = self._uses[(copy.op_type, weights)]
+        self._uses[(copy.op_type, weights)] += 1
+        for index, name in enumerate(copy.input):
             if name and not self._keep_constant(name):
                 copy.input[index] = self._input(name, None if own else turn)
         for index, name in enumerate(node.output):
             if name and name in self._tensors:
                 copy.output[index] = f"{node.name}/{index}"
-                self._outputs[copy.output[index]] = self._tensors[name]
+                self._outputs[copy.output[index]] = self._written_alone(node, self._tensors[name])
                 if own and index in IN_PLACE[node.op_type]:
                     self._in_place[copy.output[index]] = copy.input[IN_PLACE[node.op_type][index]]
         self._nodes.append(copy)
@@ -134,6 +139,11 @@ class _Cutter:
         )
         made = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
         return Part(made.SerializeToString(), self._count, self._inputs, self._outputs, self._in_place)
+
+    def _written_alone(self, node: onnx.NodeProto, tensor: Tensor) -> Tensor:
+        """What a node writes without its gating: gates and values, one number for each of the weight's scales."""
+        dtype, shape = tensor
+        return (dtype, (*shape[:-1], self._constants[node.input[2]].dims[0])) if node.op_type == GATED else tensor
 
     def _keep_constant(self, name: str) -> bool:
         """Whether the value is a constant, or one that is dequantized; it is kept then."""
@@ -160,6 +170,17 @@ class _Cutter:
         shared = name if turn is None else f"{dtype}_{'x'.join(map(str, shape))}_{turn}"
         self._inputs[shared] = tensor
         return shared
+
+
+def _alone(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A copy of a node; an int8 product loses its norm, its gating and what is added: same weight, only the product."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    if node.op_type in (LINEAR, GATED):
+        copy.op_type = LINEAR
+        del copy.input[_OF_A_PRODUCT:]
+        del copy.attribute[:]  # all of them are the norm's
+    return copy
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -149,7 +149,9 @@ def render_markdown(report: Report) -> str:
         "",
         f"Medians in microseconds, {report.cached_tokens} tokens in the cache, taken in turn. Products and attention "
         "alone are the same kernels on the same shapes and weights; quantizing a product's input counts as the product "
-        "where its kernel or a QuantizeLinear does it, writing caches as attention; in brackets how many kernels.",
+        "where its kernel or a QuantizeLinear does it, writing caches as attention; in brackets how many kernels. "
+        "Products alone are without the norms, gatings and additions that are fused into int8 products: those count as "
+        "the rest.",
         "",
         "| token rows | round | products alone | attention alone | rest | round over products and attention |",
         "|---|---|---|---|---|---|",
@@ -159,7 +161,7 @@ def render_markdown(report: Report) -> str:
             f"| {share.rows} | {share.round_us:.0f} | {share.products_us:.0f} ({share.products}) "
             f"| {share.attention_us:.0f} ({share.attention}) | {share.rest_us:.0f} | {share.over:+.1%} |"
         )
-    lines += ["", f"The profile of a round on {widest} token rows, by op:", ""]
+    lines += ["", f"The profile of a round on {widest} token rows, by op, each with all that is fused into it:", ""]
     lines += ["| op | kind | nodes | microseconds | share |", "|---|---|---|---|---|"]
     for op in report.by_op:
         kind = "product" if op.op in PRODUCTS else "attention" if op.op in ATTENTION else "rest"

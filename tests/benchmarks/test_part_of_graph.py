@@ -6,14 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
-from part_of_graph import ATTENTION, PRODUCTS, cut
+from part_of_graph import ATTENTION, PRODUCTS, cut, run_part
 from round_profile import profile, read_events, shares
 from round_share import RoundParts, Share, _given
 
 from forerun_compiler.manifest import Manifest
+from forerun_compiler.number_formats.linear_int8 import linear_int8
+from forerun_compiler.number_formats.packing import unpack_blocks
+from forerun_compiler.ort_session import open_session
+from forerun_compiler.passes.fuse_addend import fuse_addend
+from forerun_compiler.passes.fuse_gate import fuse_gate
+from forerun_compiler.passes.fuse_norm import fuse_norm
+from hand_graphs import FLOAT, constant, node
+from int8_graphs import T, apply, product, quantized
 from tiny_bundles import manifest
 from tiny_pairs import pair
 
@@ -91,6 +100,48 @@ def test_products_are_cut_out_on_inputs_of_their_own(tmp_path: Path) -> None:
     (found,) = session.run(["else.MatMul/0"], given)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(file).graph.initializer}
     np.testing.assert_allclose(found, x @ constants["u"], rtol=0, atol=1e-6)
+
+
+def _save_layer(folder: Path) -> Path:
+    """x -> norm -> gates and values -> gating -> product -> plus x: two operators once all is fused."""
+    x = ir.val("x", FLOAT, [1, T, 32])
+    norm = node("RMSNormalization", [x, constant("norm", np.full(32, 2.0))], ("normed", [1, T, 32]), epsilon=0.5)
+    wide = product(norm.outputs[0], "wide", 96)
+    split = node("Split", wide.outputs, ("gate", [1, T, 48]), ("value", [1, T, 48]), axis=-1, num_outputs=2)
+    sigmoid = node("Sigmoid", split.outputs[:1], ("sigmoid", [1, T, 48]))
+    silu = node("Mul", [split.outputs[0], sigmoid.outputs[0]], ("silu", [1, T, 48]))
+    gated = node("Mul", [silu.outputs[0], split.outputs[1]], ("gated", [1, T, 48]))
+    down = product(gated.outputs[0], "down", 32)
+    added = node("Add", [down.outputs[0], x], ("y", [1, T, 32]))
+    model = quantized([x], [norm, wide, split, sigmoid, silu, gated, down, added], added.outputs)
+    assert [apply(model, fuse) for fuse in (fuse_norm, fuse_gate, fuse_addend)] == [1, 1, 1]
+    ir.save(model, folder / "layer.onnx")
+    return folder / "layer.onnx"
+
+
+def test_products_alone_are_without_what_is_fused_into_them(tmp_path: Path) -> None:
+    file = _save_layer(tmp_path)
+    x = np.random.default_rng(0).standard_normal((1, 3, 32)).astype(np.float32)
+    kernels = profile(file, 1, 1, False, lambda session: lambda: session.run(None, {"x": x}))
+    assert [kernel.op for kernel in kernels] == ["GatedLinearInt8", "LinearInt8"]
+    assert {kernel.op for kernel in kernels} < PRODUCTS
+    part = cut(file, PRODUCTS, kernels, {"x": ("float", x.shape)})
+    made = onnx.load_from_string(part.model)
+    assert [each.op_type for each in made.graph.node] == ["LinearInt8"] * 2
+    assert [list(each.input)[1:] for each in made.graph.node] == [
+        ["wide.w.int8.gated", "wide.w.int8.scale.gated"],
+        ["down.w.int8", "down.w.int8.scale"],
+    ]
+    assert not any(each.attribute for each in made.graph.node)
+    # Gates and values, before the gating.
+    assert list(part.outputs.values()) == [("float", (1, 3, 96)), ("float", (1, 3, 32))]
+    session = open_session(file, 1, part.model)
+    found = session.run(None, {name: np.ones(shape, np.float32) for name, (_, shape) in part.inputs.items()})
+    assert [array.shape for array in found] == [(1, 3, 96), (1, 3, 32)]
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
+    codes, scale = unpack_blocks(constants["down.w.int8"], 32, 48), constants["down.w.int8.scale"]
+    np.testing.assert_array_equal(found[1], linear_int8(np.ones((1, 3, 48)), codes, scale))
+    run_part(file, part, {}, threads=1)()
 
 
 def _tiny_manifest() -> tuple[Path, Manifest]:
