@@ -124,14 +124,14 @@ def write_manifest(folder: Path, facts: dict[str, object], graphs: dict[str, obj
             data = path.read_bytes()
             files[path.name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     manifest = {
-        "format": 2,
+        "format": 3,
         "forerun": "0.1.0",
         "created": "2026-01-01T00:00:00+00:00",
         "files": files,
         "model": facts,
         "graphs": graphs,
         "precision": dict.fromkeys(("target", "drafter", "lm_head", "cache"), "float32"),
-        "engines": [{"backend": "onnxruntime", "device": "cpu"}],
+        "engines": [{"backend": "onnxruntime", "device": "cpu", "built": []}],
         "recipe": "name: table\n",
         "source": {"target": "table", "drafter": "table"},
         "cost": [],

@@ -51,7 +51,7 @@ def write_files(folder: Path, mark: bytes = b"") -> None:
 
 def manifest(created: str = "2026-01-01T00:00:00+00:00") -> Manifest:
     return Manifest(
-        format=2,
+        format=3,
         forerun="0.1.0",
         created=created,
         files={},

@@ -18,10 +18,12 @@ from forerun_compiler.prompts import BUILT_IN, read_prompts, render_prompts
 from forerun_compiler.prompts import FILE_NAME as PROMPTS
 from forerun_compiler.recipe import Recipe
 from forerun_compiler.resources import Needs, check_fits, estimate, this_machine
+from forerun_compiler.schemes import ONNXRUNTIME
 from forerun_compiler.vocabulary import encode_vocabulary
 
 if TYPE_CHECKING:
-    from forerun_compiler.compilation import Compiled
+    from forerun_compiler.compilation import Compiled, DeviceGraphs
+    from forerun_compiler.manifest import EngineTarget
     from forerun_compiler.pipeline import CompiledGraphs
 
 OnProgress = Callable[[str, int, int], None]  # stage, done, total (0 = not known)
@@ -29,17 +31,19 @@ OnProgress = Callable[[str, int, int], None]  # stage, done, total (0 = not know
 
 @dataclass(frozen=True)
 class Toolchain:
-    """What compiles a recipe, and what writes the graphs of an engine into a folder."""
+    """What compiles a recipe, and what writes graphs, or the engine of a GPU, into the folder of a bundle."""
 
     compile_recipe: Callable[[Recipe, Path | None, OnProgress], Compiled]
-    write_engine: Callable[[CompiledGraphs, Path], Mapping[str, GraphInterface]]
+    write_graphs: Callable[[CompiledGraphs, Path], Mapping[str, GraphInterface]]
+    write_device_engine: Callable[[DeviceGraphs, Path, OnProgress], EngineTarget]
 
 
 def _toolchain() -> Toolchain:
     from forerun_compiler.compilation import compile_recipe
+    from forerun_compiler.device_engines import write_device_engine
     from forerun_compiler.engines import onnxruntime
 
-    return Toolchain(compile_recipe, onnxruntime.write)
+    return Toolchain(compile_recipe, onnxruntime.write, write_device_engine)
 
 
 def plan_build(recipe: Recipe, output: Path) -> Needs:
@@ -87,11 +91,14 @@ def write_compiled(
     """Write what a recipe was compiled to as a bundle, in one piece."""
     toolchain = toolchain or _toolchain()
     prompts, tokenizer = _read_texts(recipe)
-    vocabulary = encode_vocabulary(tokenizer.tokenizer, compiled.graphs.facts.vocab_size, recipe.target.model)
+    vocabulary = encode_vocabulary(tokenizer.tokenizer, compiled.facts.vocab_size, recipe.target.model)
 
     def fill(staging: Path) -> Manifest:
-        on_progress("write graphs and weights", 0, 0)
-        interfaces = toolchain.write_engine(compiled.graphs, staging)
+        interfaces: Mapping[str, GraphInterface] = {}
+        if compiled.graphs is not None:
+            on_progress("write graphs and weights", 0, 0)
+            interfaces = toolchain.write_graphs(compiled.graphs, staging)
+        devices = [toolchain.write_device_engine(device, staging, on_progress) for device in compiled.devices]
         on_progress("write tokenizer and manifest", 0, 0)
         (staging / "tokenizer.json").write_text(tokenizer.tokenizer, encoding="utf-8")
         if tokenizer.chat_template is not None:
@@ -104,10 +111,10 @@ def write_compiled(
             forerun=__version__,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             files={},
-            model=compiled.graphs.facts,
+            model=compiled.facts,
             graphs=dict(interfaces),
             precision=recipe.precision,
-            engines=recipe.engines,
+            engines=(*(engine for engine in recipe.engines if engine.backend == ONNXRUNTIME), *devices),
             recipe=recipe.text,
             source=Source(source_name(recipe.target, output), source_name(recipe.drafter, output)),
             cost=(),

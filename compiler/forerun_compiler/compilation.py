@@ -1,9 +1,13 @@
-"""From a recipe to compiled graphs: link, calibrate, choose precision, lower, and weigh what each layer became."""
+"""From a recipe to compiled graphs: link, calibrate, choose precision, lower, and weigh what each layer became.
+
+The graphs of ONNX Runtime are lowered at once, those of each GPU engine when they are asked for: so that the weights of
+one engine are in memory at a time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -12,23 +16,39 @@ from forerun_compiler.calibrate import CalibrationSettings, calibrate, encode_te
 from forerun_compiler.calibration_cache import calibration_key, load_or_run
 from forerun_compiler.calibration_text import TEXTS
 from forerun_compiler.checkpoint_files import read_tokenizer
-from forerun_compiler.manifest import Precision
+from forerun_compiler.manifest import EngineTarget, ModelFacts, Precision
+from forerun_compiler.passes.assign_precision import assign_precision
 from forerun_compiler.passes.set_ranges import set_ranges
-from forerun_compiler.pipeline import CompiledGraphs, LinkedGraphs, link_recipe, lower_linked
+from forerun_compiler.pipeline import CompiledGraphs, LinkedGraphs, SetRanges, link_recipe, lower_linked
 from forerun_compiler.precision_map import LayerPrecision
 from forerun_compiler.prompts import read_prompts
 from forerun_compiler.recipe import Recipe
+from forerun_compiler.schemes import ONNXRUNTIME
 from forerun_compiler.weigh_layers import weigh_layers
 
 OnProgress = Callable[[str, int, int], None]  # stage, done, total (0 = not known)
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """The graphs of an engine, and which layer of them has which precision."""
+class DeviceGraphs:
+    """An engine of a GPU, and what gives its graphs."""
 
-    graphs: CompiledGraphs
+    engine: EngineTarget
+    lower: Callable[[], CompiledGraphs]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the engines of a recipe run, and which layer has which precision.
+
+    `graphs` are those of ONNX Runtime on the CPU, None where no engine is one; the map is theirs, else that of the
+    first engine.
+    """
+
+    facts: ModelFacts
+    graphs: CompiledGraphs | None
     precision_map: tuple[LayerPrecision, ...]
+    devices: tuple[DeviceGraphs, ...] = field(default=())
 
 
 class RecipeCompiler:
@@ -48,11 +68,11 @@ class RecipeCompiler:
         """
         if self._linked is None:
             self._linked = link_recipe(self._recipe, lambda stage: self._on_progress(stage, 0, 0))
-        quantized = recipe.precision.is_quantized
+        quantized = any(precision_of(recipe, engine).is_quantized for engine in recipe.engines)
         if quantized and self._calibration is None:
             self._calibration = calibrate_linked(self._recipe, self._linked, self._cache, self._on_progress)
         calibration = self._calibration if quantized else None
-        return compile_linked(recipe, self._linked, recipe.precision, calibration, on_progress)
+        return compile_linked(recipe, self._linked, calibration, on_progress)
 
 
 def compile_recipe(recipe: Recipe, cache: Path | None, on_progress: OnProgress) -> Compiled:
@@ -60,22 +80,36 @@ def compile_recipe(recipe: Recipe, cache: Path | None, on_progress: OnProgress) 
     return RecipeCompiler(recipe, cache, on_progress).compile(recipe, on_progress)
 
 
+def precision_of(recipe: Recipe, engine: EngineTarget) -> Precision:
+    """The engine's own precision, else the recipe's."""
+    return engine.precision if engine.precision is not None else recipe.precision
+
+
 def compile_linked(
-    recipe: Recipe,
-    linked: LinkedGraphs,
-    precision: Precision,
-    calibration: Calibration | None,
-    on_progress: OnProgress,
+    recipe: Recipe, linked: LinkedGraphs, calibration: Calibration | None, on_progress: OnProgress
 ) -> Compiled:
-    """Lower linked graphs at a precision that may differ from the recipe's; the linked graphs stay as they are."""
-    ranges = None
+    """Lower linked graphs for the engines of a recipe; the linked graphs stay as they are."""
+    ranges: SetRanges | None = None
     if calibration is not None:
         ranges = partial(set_ranges, calibration=calibration, method=recipe.calibration.method)
-    graphs = lower_linked(
-        linked, precision, recipe.engines[0], lambda stage: on_progress(stage, 0, 0), set_ranges=ranges
-    )
+
+    def lower(engine: EngineTarget) -> CompiledGraphs:
+        precision = precision_of(recipe, engine)
+        return lower_linked(linked, precision, engine, lambda stage: on_progress(stage, 0, 0), set_ranges=ranges)
+
+    on_cpu = [engine for engine in recipe.engines if engine.backend == ONNXRUNTIME]
+    graphs = lower(on_cpu[0]) if on_cpu else None
     on_progress("weigh the layers", 0, 0)
-    return Compiled(graphs, weigh_layers(linked.round, graphs.choices, calibration))
+    first = precision_of(recipe, (on_cpu or recipe.engines)[0])
+    choices = graphs.choices if graphs is not None else assign_precision(linked.round.clone(), first)
+    return Compiled(
+        facts=linked.facts,
+        graphs=graphs,
+        precision_map=weigh_layers(linked.round, choices, calibration),
+        devices=tuple(
+            DeviceGraphs(engine, partial(lower, engine)) for engine in recipe.engines if engine.backend != ONNXRUNTIME
+        ),
+    )
 
 
 def calibrate_linked(recipe: Recipe, linked: LinkedGraphs, cache: Path | None, on_progress: OnProgress) -> Calibration:

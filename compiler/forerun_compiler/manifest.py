@@ -8,18 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from forerun_compiler.errors import BundleError
 from forerun_compiler.schemes import DENSE
 
-FORMAT = 2
+FORMAT = 3
 FILE_NAME = "manifest.json"
 SEAL_PREFIX = '  "seal": "'
 
 Dim = int | str  # a fixed size, or the name of one that a run chooses ("T")
-DType = Literal["int64", "float32"]
+DType = Literal["int64", "float32", "float16", "bfloat16"]
+ComputeType = Literal["float32", "float16", "bfloat16"]
 Guarantee = Literal["bit-identical", "equal-up-to-ties", "none"]
 ProofReference = Literal["Hugging Face", "the bundle's own target graph", "none"]
 
@@ -121,17 +122,50 @@ class Precision(_Strict):
 
 
 @dataclass(frozen=True)
+class PlanSummary(_Strict):
+    """What a built engine holds, as read from it: kernels, products by operand type ("half", "fp8", ...), memory.
+
+    `device_memory` are bytes beside weights and states; `capturable`: a CUDA graph can hold a run of it.
+    """
+
+    kernels: int
+    products: Mapping[str, int]
+    device_memory: int
+    capturable: bool
+
+
+@dataclass(frozen=True)
+class BuiltEngine(_Strict):
+    """Engine files in `folder`, NAME.engine for each graph, and what each holds; `library` is its version.
+
+    `compute_capability` are the devices that it was built for.
+    """
+
+    folder: str
+    library: str
+    compute_capability: tuple[str, ...]
+    plans: Mapping[str, PlanSummary]
+
+
+@dataclass(frozen=True)
 class EngineTarget(_Strict):
     """An execution library and the kind of device that it runs on.
 
     `kernels` are forerun's own operators or the library's stock ones. `emulate` lets the library compute schemes that
-    it has no kernels for: the same numbers, slowly.
+    it has no kernels for: the same numbers, slowly. TensorRT's engines are built for `compute_capability` ("8.9"),
+    compute in `dtype` where a scheme says nothing else, and may have a `precision` of their own; `graphs` are what
+    they are built from, `built` the engines. ONNX Runtime on the CPU runs the manifest's own graphs.
     """
 
     backend: str = "onnxruntime"
     device: str = "cpu"
     kernels: str = "forerun"
     emulate: bool = False
+    compute_capability: tuple[str, ...] = ()
+    dtype: ComputeType = "float32"
+    precision: Precision | None = None
+    graphs: Mapping[str, GraphInterface] = field(default_factory=dict)
+    built: tuple[BuiltEngine, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import cast, get_args
 
 from forerun_compiler.errors import RecipeError
-from forerun_compiler.manifest import EngineTarget, Override, Precision
+from forerun_compiler.manifest import EngineTarget, Precision
+from forerun_compiler.recipe_engines import read_engines
+from forerun_compiler.recipe_precision import read_precision
 from forerun_compiler.recipe_section import Section, load_yaml
-from forerun_compiler.schemes import DENSE, SCHEMES, RangeMethod
+from forerun_compiler.schemes import RangeMethod
 
 FAMILIES = ("dspark",)
-CACHE_FORMATS = (DENSE,)
-ENGINES = (EngineTarget("onnxruntime", "cpu"),)
-KERNELS = ("forerun", "stock")
 DEFAULT_CAPACITY, DEFAULT_PREFILL_CHUNK, DEFAULT_CALIBRATION_TOKENS = 2048, 128, 2048
 _KEYS = ("name", "target", "drafter", "capacity", "draft_len", "prefill_chunk")
 _OPTIONAL = ("precision", "calibration", "engines", "prompts")
@@ -53,7 +52,7 @@ class CalibrationChoice:
 class Recipe:
     """All that a build needs. `draft_len` None means the drafter's block size; `prompts` None the built-in ones.
 
-    `override_lines` are the lines of `precision.overrides`, for messages.
+    `override_lines` are the lines of `precision.overrides`, for messages; those of each engine's own stand apart.
     """
 
     name: str
@@ -69,6 +68,7 @@ class Recipe:
     path: Path
     calibration: CalibrationChoice = CalibrationChoice()
     override_lines: tuple[int, ...] = ()
+    engine_override_lines: tuple[tuple[int, ...], ...] = ()
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -99,8 +99,8 @@ def _parse(text: str, path: Path) -> Recipe:
     drafter = top.section("drafter")
     drafter.only("model", "family")
     capacity = top.integer("capacity", 16, 1 << 20) or DEFAULT_CAPACITY
-    engines = _engines(top)
-    precision, override_lines = _precision(top, engines)
+    engines, engine_override_lines = read_engines(top)
+    precision, override_lines = read_precision(top, tuple(engine for engine in engines if engine.precision is None))
     return Recipe(
         name=name,
         target=ModelReference(*_checkpoint(target)),
@@ -115,6 +115,7 @@ def _parse(text: str, path: Path) -> Recipe:
         path=path,
         calibration=_calibration(top),
         override_lines=override_lines,
+        engine_override_lines=engine_override_lines,
     )
 
 
@@ -131,45 +132,6 @@ def _checkpoint(section: Section) -> tuple[str, bool]:
     return given, False
 
 
-def _precision(top: Section, engines: tuple[EngineTarget, ...]) -> tuple[Precision, tuple[int, ...]]:
-    """The scheme of each part, and the lines of the overrides; one name alone is the scheme of all linear layers."""
-    given = top.values.get("precision")
-    if given is None:
-        return Precision(), ()
-    if isinstance(given, str):
-        scheme = _scheme(top, "precision", engines)
-        return Precision(scheme, scheme, scheme, scheme), ()
-    section = top.section("precision")
-    section.only("target", "drafter", "lm_head", "drafter_lm_head", "cache", "overrides")
-    target, drafter, lm_head = (_scheme(section, part, engines) for part in ("target", "drafter", "lm_head"))
-    drafter_lm_head = _scheme(section, "drafter_lm_head", engines, lm_head)
-    cache = section.choice("cache", CACHE_FORMATS, CACHE_FORMATS[0])
-    overrides = section.entries("overrides", "{layers, scheme}")
-    for override in overrides:
-        override.only("layers", "scheme")
-    chosen = tuple(Override(entry.text("layers"), _scheme(entry, "scheme", engines, None)) for entry in overrides)
-    lines = tuple(entry.line("layers") for entry in overrides)
-    return Precision(target, drafter, lm_head, drafter_lm_head, cache, chosen), lines
-
-
-def _scheme(section: Section, key: str, engines: tuple[EngineTarget, ...], default: str | None = DENSE) -> str:
-    """A scheme that every engine of the recipe can run, or may emulate; without a default it must be there."""
-    scheme = SCHEMES[section.choice(key, SCHEMES, default)]
-    for engine in engines:
-        if engine.backend in scheme.runs_on:
-            continue
-        if engine.backend not in scheme.emulated_on:
-            able = ", ".join(other.name for other in SCHEMES.values() if engine.backend in other.runs_on)
-            raise section.error(key, f"{scheme.name} cannot run on {engine.backend}, which runs: {able}")
-        if not engine.emulate:
-            raise section.error(
-                key,
-                f"{scheme.name} runs on {', '.join(scheme.runs_on)}; {engine.backend} has no kernels for it and can "
-                "only compute the same numbers slowly: add 'emulate: true' to its entry of engines, or choose another",
-            )
-    return scheme.name
-
-
 def _calibration(top: Section) -> CalibrationChoice:
     if top.values.get("calibration") is None:
         return CalibrationChoice()
@@ -180,28 +142,6 @@ def _calibration(top: Section) -> CalibrationChoice:
         method=cast(RangeMethod, section.choice("method", get_args(RangeMethod), CalibrationChoice().method)),
         tokens=section.integer("tokens", 16, 1 << 20) or DEFAULT_CALIBRATION_TOKENS,
     )
-
-
-def _engines(top: Section) -> tuple[EngineTarget, ...]:
-    if top.values.get("engines") is None:
-        return ENGINES[:1]
-    engines: list[EngineTarget] = []
-    for section in top.entries("engines", "{backend, device}"):
-        section.only("backend", "device", "kernels", "emulate")
-        backend = section.choice("backend", sorted({engine.backend for engine in ENGINES}), ENGINES[0].backend)
-        devices = sorted({engine.device for engine in ENGINES if engine.backend == backend})
-        engine = EngineTarget(
-            backend,
-            section.choice("device", devices, devices[0]),
-            section.choice("kernels", KERNELS, KERNELS[0]),
-            section.flag("emulate"),
-        )
-        if any((engine.backend, engine.device) == (other.backend, other.device) for other in engines):
-            raise top.error("engines", f"{engine.backend} on {engine.device} is listed twice; remove one")
-        engines.append(engine)
-    if not engines:
-        raise top.error("engines", "expected at least one engine, found none; leave the key out for ONNX Runtime")
-    return tuple(engines)
 
 
 def _file(section: Section, key: str) -> Path | None:

@@ -77,6 +77,16 @@ class Section:
             raise self.error(key, f"expected true or false, found {describe(value)}")
         return value
 
+    def texts(self, key: str, example: str) -> tuple[str, ...]:
+        """A list of texts, at least one."""
+        value = self.values.get(key)
+        if not isinstance(value, list) or not value:
+            raise self.error(key, f"expected a list of texts such as {example}, found {describe(value)}")
+        for entry in value:
+            if not isinstance(entry, str):
+                raise self.error(key, f"expected texts such as {example}, found {describe(entry)}; put it in quotes")
+        return tuple(str(entry) for entry in value)
+
     def entries(self, key: str, shape: str) -> list[Section]:
         """The sections of a list; none when the key is absent. `shape` shows one entry in messages."""
         value = self.values.get(key)

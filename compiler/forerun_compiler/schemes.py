@@ -21,9 +21,10 @@ _GPU = (TENSORRT_RTX, TENSORRT)
 class Scheme:
     """How the linear layers of a part are stored and multiplied.
 
-    `runs_on` are the backends whose own kernels compute it, `emulated_on` those that compute the same numbers slowly.
-    `calibrated` schemes need the range of each layer's input beforehand. A weight [N,K] needs K to be a multiple of
-    `block`. `by_row`: an output row depends on its own input row alone, which is what a verify pass needs.
+    `float32` is the engine's own dtype on TensorRT. `runs_on` are the backends whose own kernels compute a scheme,
+    `emulated_on` those that compute the same numbers slowly. `calibrated` schemes need the range of each layer's input
+    beforehand. A weight [N,K] needs K to be a multiple of `block`. `by_row`: an output row depends on its own input row
+    alone, which is what a verify pass needs.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Scheme:
 SCHEMES = {
     scheme.name: scheme
     for scheme in (
-        Scheme(DENSE, "float32", "float32", (ONNXRUNTIME,)),
+        Scheme(DENSE, "float32", "float32", (ONNXRUNTIME, *_GPU)),
         Scheme("int8", "int8 per output channel", "int8 per row, dynamic", (ONNXRUNTIME,)),
         Scheme("int4", "int4 in blocks of 32", "float", (ONNXRUNTIME, *_GPU)),
         Scheme("int4-block128", "int4 in blocks of 128", "float", (ONNXRUNTIME, *_GPU)),

@@ -2,6 +2,7 @@
 #include "manifest.h"
 
 #include "manifest_fields.h"
+#include "manifest_graph.h"
 #include "sha256.h"
 
 #include <inttypes.h>
@@ -9,66 +10,6 @@
 
 #define SEAL_PREFIX "  \"seal\": \""
 #define SEAL_SUFFIX "\"\n}\n"
-
-static void read_tensor(fr_fields *in, const fr_json *value, fr_tensor *out) {
-    out->name = fr_field_string(in, value, "name");
-    const char *dtype = fr_field_string(in, value, "dtype");
-    out->dtype = strcmp(dtype, "int64") == 0 ? FR_INT64 : FR_FLOAT32;
-    if (out->dtype == FR_FLOAT32 && strcmp(dtype, "float32") != 0)
-        fr_field_wrong(in, "dtype", "int64 or float32", fr_json_get(value, "dtype"));
-    const fr_json *shape = fr_field_container(in, value, "shape", FR_JSON_ARRAY);
-    if (shape == NULL)
-        return;
-    if (shape->count > FR_MAX_RANK) {
-        fr_field_wrong(in, "shape", "at most 8 dimensions", shape);
-        return;
-    }
-    int64_t elements = 1;
-    for (const fr_json *dim = shape->first; dim != NULL; dim = dim->next) {
-        bool dynamic = dim->kind == FR_JSON_STRING;
-        if (!dynamic &&
-            (dim->kind != FR_JSON_INTEGER || dim->integer < 1 || dim->integer > (INT64_C(1) << 44) / elements)) {
-            fr_field_wrong(in, "shape", "sizes of at least 1, or names, and less than 2^44 elements", dim);
-            return;
-        }
-        elements *= dynamic ? 1 : dim->integer;
-        out->shape[out->rank++] = dynamic ? -1 : dim->integer;
-    }
-}
-
-static fr_tensor *read_tensors(fr_fields *in, const fr_json *graph, const char *name, size_t *count) {
-    const fr_json *list = fr_field_container(in, graph, name, FR_JSON_ARRAY);
-    if (list == NULL)
-        return NULL;
-    fr_tensor *tensors = fr_field_take(in, list->count, sizeof *tensors);
-    for (const fr_json *item = list->first; item != NULL && in->status == FORERUN_OK; item = item->next)
-        read_tensor(in, item, &tensors[(*count)++]);
-    return tensors;
-}
-
-static void read_graph(fr_fields *in, const fr_json *graphs, const char *name, const char *section, int64_t cache_rows,
-                       fr_graph *out) {
-    in->section = "graphs";
-    const fr_json *graph = fr_field_container(in, graphs, name, FR_JSON_OBJECT);
-    in->section = section;
-    out->file = fr_field_string(in, graph, "file");
-    out->inputs = read_tensors(in, graph, "inputs", &out->n_inputs);
-    out->outputs = read_tensors(in, graph, "outputs", &out->n_outputs);
-    const fr_json *list = fr_field_container(in, graph, "states", FR_JSON_ARRAY);
-    if (list == NULL || (out->states = fr_field_take(in, list->count, sizeof *out->states)) == NULL)
-        return;
-    for (const fr_json *item = list->first; item != NULL && in->status == FORERUN_OK; item = item->next) {
-        fr_state *state = &out->states[out->n_states++];
-        read_tensor(in, item, &state->tensor);
-        state->output = fr_field_string(in, item, "output");
-        for (size_t i = 0; i < state->tensor.rank; i++)
-            if (state->tensor.shape[i] < 0)
-                fr_field_wrong(in, "states", "fixed shapes", item);
-        /* A cache with fewer rows than the loop counts on would be written beyond its end. */
-        if (state->tensor.rank == 4 && state->tensor.shape[2] < cache_rows)
-            fr_field_wrong(in, "states", "caches of model.cache_rows rows", fr_json_get(item, "name"));
-    }
-}
 
 static void read_end_tokens(fr_fields *in, const fr_json *model, fr_model *out) {
     const fr_json *list = fr_field_container(in, model, "eos_token_ids", FR_JSON_ARRAY);
@@ -197,13 +138,6 @@ static forerun_status check_seal(const char *where, const char *text, size_t len
         found, hex);
 }
 
-size_t fr_tensor_bytes(const fr_tensor *tensor) {
-    size_t bytes = tensor->dtype == FR_INT64 ? sizeof(int64_t) : sizeof(float);
-    for (size_t i = 0; i < tensor->rank; i++)
-        bytes *= (size_t)tensor->shape[i];
-    return bytes;
-}
-
 forerun_status fr_manifest_parse(fr_arena *arena, const char *where, const char *text, size_t length, fr_manifest *out,
                                  forerun_error *error) {
     fr_json *root = NULL;
@@ -223,12 +157,19 @@ forerun_status fr_manifest_parse(fr_arena *arena, const char *where, const char 
     read_model(&in, root, &out->model);
     in.section = "manifest";
     const fr_json *graphs = fr_field_container(&in, root, "graphs", FR_JSON_OBJECT);
-    read_graph(&in, graphs, "round", "graphs.round", out->model.cache_rows, &out->round);
-    read_graph(&in, graphs, "plain", "graphs.plain", out->model.cache_rows, &out->plain);
+    if (graphs != NULL && graphs->count > 0) /* a bundle for GPUs alone has none */
+        fr_field_graphs(&in, graphs, "graphs", out->model.cache_rows, &out->round, &out->plain);
+    fr_field_engines(&in, root, out);
     if (in.status != FORERUN_OK)
         return in.status;
-    check_listed(&in, out, out->round.file);
-    check_listed(&in, out, out->plain.file);
+    if (out->round.file != NULL) {
+        check_listed(&in, out, out->round.file);
+        check_listed(&in, out, out->plain.file);
+    }
+    for (size_t i = 0; i < out->n_engines; i++) {
+        check_listed(&in, out, out->engines[i].round_plan);
+        check_listed(&in, out, out->engines[i].plain_plan);
+    }
     check_listed(&in, out, "vocab.bin");
     return in.status;
 }

@@ -6,9 +6,9 @@
 #include "arena.h"
 #include "status.h"
 
-enum { FR_FORMAT = 2, FR_MAX_RANK = 8, FR_MAX_DRAFT = 256 };
+enum { FR_FORMAT = 3, FR_MAX_RANK = 8, FR_MAX_DRAFT = 256 };
 
-typedef enum fr_dtype { FR_INT64, FR_FLOAT32 } fr_dtype;
+typedef enum fr_dtype { FR_INT64, FR_FLOAT32, FR_FLOAT16, FR_BFLOAT16 } fr_dtype;
 
 typedef struct fr_tensor {
     const char *name;
@@ -44,12 +44,26 @@ typedef struct fr_file {
     unsigned char sha256[32];
 } fr_file;
 
+/* An engine of a library for GPUs: its files, the devices that it was built for, and its graphs' interface. */
+typedef struct fr_engine {
+    const char *backend; /* "tensorrt-rtx" or "tensorrt" */
+    const char *folder, *library;
+    const char *round_plan, *plain_plan;
+    const char **capabilities; /* "8.9" */
+    size_t n_capabilities;
+    fr_graph round, plain;
+} fr_engine;
+
 typedef struct fr_manifest {
     fr_model model;
-    fr_graph round, plain;
+    fr_graph round, plain; /* of ONNX Runtime on the CPU; without a file where the bundle is for GPUs alone */
+    fr_engine *engines;
+    size_t n_engines;
     fr_file *files;
     size_t n_files;
 } fr_manifest;
+
+size_t fr_dtype_bytes(fr_dtype dtype);
 
 /* Bytes of a tensor whose dimensions are all fixed. The manifest's reader has made sure that it fits size_t. */
 size_t fr_tensor_bytes(const fr_tensor *tensor);

@@ -160,14 +160,14 @@ static void release_binding(onnxruntime *self, binding *it) {
     *it = (binding){0};
 }
 
-static forerun_status ort_prepare(fr_backend *base, fr_graph_kind kind, size_t width, forerun_error *error) {
+static forerun_status ort_prepare(fr_backend *base, fr_run run, forerun_error *error) {
     onnxruntime *self = (onnxruntime *)base;
-    compiled *it = &self->graphs[kind];
+    compiled *it = &self->graphs[run.kind];
     if (it->session == NULL)
-        TRY(load_graph(self, kind, error));
+        TRY(load_graph(self, run.kind, error));
     binding *oldest = &it->bindings[0];
     for (size_t i = 0; i < WIDTHS; i++) {
-        if (it->bindings[i].width == width) {
+        if (it->bindings[i].width == run.width) {
             it->bindings[i].last_prepared = ++self->prepared;
             return FORERUN_OK;
         }
@@ -175,8 +175,8 @@ static forerun_status ort_prepare(fr_backend *base, fr_graph_kind kind, size_t w
             oldest = &it->bindings[i];
     }
     release_binding(self, oldest);
-    oldest->width = width;
-    forerun_status status = bind_all(self, kind, oldest, error);
+    oldest->width = run.width;
+    forerun_status status = bind_all(self, run.kind, oldest, error);
     if (status != FORERUN_OK)
         release_binding(self, oldest);
     else
@@ -184,14 +184,14 @@ static forerun_status ort_prepare(fr_backend *base, fr_graph_kind kind, size_t w
     return status;
 }
 
-static forerun_status ort_run(fr_backend *base, fr_graph_kind kind, size_t width, forerun_error *error) {
+static forerun_status ort_run(fr_backend *base, fr_run run, forerun_error *error) {
     onnxruntime *self = (onnxruntime *)base;
-    const compiled *it = &self->graphs[kind];
+    const compiled *it = &self->graphs[run.kind];
     for (size_t i = 0; i < WIDTHS; i++)
-        if (it->bindings[i].width == width)
+        if (it->bindings[i].width == run.width)
             return check(self, self->api.RunWithBinding(it->session, NULL, it->bindings[i].handle), it->graph->file,
                          error);
-    return fr_fail(error, FORERUN_INVALID_STATE, "%s was not prepared for %zu tokens.", it->graph->file, width);
+    return fr_fail(error, FORERUN_INVALID_STATE, "%s was not prepared for %zu tokens.", it->graph->file, run.width);
 }
 
 static void ort_state(const fr_backend *base, size_t index, forerun_state_info *out) {
@@ -247,6 +247,12 @@ static const fr_backend_operations operations = {ort_prepare, ort_run, ort_state
 forerun_status fr_onnxruntime_open(fr_arena *arena, const char *folder, const fr_manifest *manifest,
                                    const char *library, int32_t threads, fr_backend **out, forerun_error *error) {
     const fr_model *model = &manifest->model;
+    if (manifest->round.file == NULL)
+        return fr_fail(
+            error, FORERUN_BUNDLE_ERROR,
+            "%s holds no graphs for ONNX Runtime on the CPU: it was built for GPUs alone. Open it with a GPU, "
+            "or add \"- backend: onnxruntime\" to the engines of its recipe and build it again.",
+            folder);
     onnxruntime *self = fr_arena_take(arena, 1, sizeof *self);
     if (self == NULL)
         return fr_fail(error, FORERUN_OUT_OF_MEMORY, "No memory to open %s.", folder);

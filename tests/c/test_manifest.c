@@ -11,8 +11,10 @@
 static char folder[] = "/tmp/forerun-manifest-XXXXXX";
 static forerun_error error;
 
-static const char *const NAMES[] = {"round.onnx", "plain.onnx", "vocab.bin", "report/plot.txt"};
-static const char *const CONTENTS[] = {"the round", "the plain graph", "VNRF....", ""};
+static const char *const NAMES[] = {"round.onnx",      "plain.onnx",          "vocab.bin",
+                                    "report/plot.txt", "report/round.engine", "report/plain.engine"};
+static const char *const CONTENTS[] = {"the round", "the plain graph", "VNRF....", "", "vtrt round", "vtrt plain"};
+enum { FILES = sizeof NAMES / sizeof NAMES[0] };
 
 static void write_file(const char *name, const char *data, size_t length) {
     char path[256];
@@ -30,11 +32,22 @@ static void hash_text(const char *data, size_t length, char hex[65]) {
     fr_sha256_hex(digest, hex);
 }
 
+static char *add_graphs(char *at, const char *dtype) {
+    for (int i = 0; i < 2; i++)
+        at += sprintf(at,
+                      "%s\"%s\": {\"file\": \"%s\", \"inputs\": [{\"name\": \"tokens\", \"dtype\": \"int64\", "
+                      "\"shape\": [1, \"T\"]}], \"outputs\": [{\"name\": \"committed\", \"dtype\": \"int64\", "
+                      "\"shape\": [1, 5]}], \"states\": [{\"name\": \"target.0.k\", \"output\": \"target.0.k.out\", "
+                      "\"dtype\": \"%s\", \"shape\": [1, 2, 70, 8]}]}",
+                      i == 0 ? "" : ", ", i == 0 ? "round" : "plain", NAMES[i], dtype);
+    return at;
+}
+
 /* The body of a good manifest, unsealed; in a static buffer. */
 static char *good_body(void) {
     static char body[8192];
-    char *at = body + sprintf(body, "{\n  \"format\": 2,\n  \"files\": {");
-    for (size_t i = 0; i < 4; i++) {
+    char *at = body + sprintf(body, "{\n  \"format\": 3,\n  \"files\": {");
+    for (size_t i = 0; i < FILES; i++) {
         char hex[65];
         hash_text(CONTENTS[i], strlen(CONTENTS[i]), hex);
         at += sprintf(at, "%s\"%s\": {\"size\": %zu, \"sha256\": \"%s\"}", i == 0 ? "" : ", ", NAMES[i],
@@ -44,15 +57,12 @@ static char *good_body(void) {
                   "},\n  \"model\": {\"name\": \"it\", \"target_architecture\": \"T\", \"drafter_family\": \"dspark\", "
                   "\"vocab_size\": 300, \"draft_len\": 4, \"block_size\": 7, \"capacity\": 64, \"cache_rows\": 70, "
                   "\"prefill_chunk\": 16, \"eos_token_ids\": [256, 1], \"bos_token_id\": null},\n  \"graphs\": {");
-    for (int i = 0; i < 2; i++)
-        at +=
-            sprintf(at,
-                    "%s\"%s\": {\"file\": \"%s\", \"inputs\": [{\"name\": \"tokens\", \"dtype\": \"int64\", \"shape\": "
-                    "[1, \"T\"]}], \"outputs\": [{\"name\": \"committed\", \"dtype\": \"int64\", \"shape\": [1, 5]}], "
-                    "\"states\": [{\"name\": \"target.0.k\", \"output\": \"target.0.k.out\", \"dtype\": \"float32\", "
-                    "\"shape\": [1, 2, 70, 8]}]}",
-                    i == 0 ? "" : ", ", i == 0 ? "round" : "plain", NAMES[i]);
-    sprintf(at, "},\n  \"cost\": [1.5],\n");
+    at = add_graphs(at, "float32");
+    at += sprintf(at, "},\n  \"engines\": [{\"backend\": \"onnxruntime\", \"built\": []}, "
+                      "{\"backend\": \"tensorrt-rtx\", \"graphs\": {");
+    at = add_graphs(at, "float16");
+    sprintf(at, "}, \"built\": [{\"folder\": \"report\", \"library\": \"1.7.1.116\", \"compute_capability\": [\"8.9\", "
+                "\"12.0\"]}]}],\n  \"cost\": [1.5],\n");
     return body;
 }
 
@@ -88,7 +98,7 @@ static const char *replaced(const char *from, const char *to) {
 }
 
 static void write_good(void) {
-    for (size_t i = 0; i < 4; i++)
+    for (size_t i = 0; i < FILES; i++)
         write_file(NAMES[i], CONTENTS[i], strlen(CONTENTS[i]));
     write_sealed(good_body());
 }
@@ -103,10 +113,14 @@ static void reads_a_good_bundle(void) {
     REQUIRE(status == FORERUN_OK);
     CHECK(it.model.vocab_size == 300 && it.model.draft_len == 4 && it.model.cache_rows == 70);
     CHECK(it.model.n_eos_token_ids == 2 && it.model.eos_token_ids[1] == 1 && it.model.bos_token_id == -1);
-    CHECK(it.n_files == 4 && it.files[1].size == 15);
+    CHECK(it.n_files == FILES && it.files[1].size == 15);
     CHECK(it.round.n_states == 1 && fr_tensor_bytes(&it.round.states[0].tensor) == 2 * 70 * 8 * 4);
     CHECK(it.round.inputs[0].shape[1] == -1 && it.round.inputs[0].dtype == FR_INT64);
     CHECK(strcmp(it.plain.file, "plain.onnx") == 0);
+    REQUIRE(it.n_engines == 1 && it.engines[0].n_capabilities == 2);
+    CHECK(strcmp(it.engines[0].backend, "tensorrt-rtx") == 0 && strcmp(it.engines[0].capabilities[1], "12.0") == 0);
+    CHECK(strcmp(it.engines[0].round_plan, "report/round.engine") == 0);
+    CHECK(fr_tensor_bytes(&it.engines[0].plain.states[0].tensor) == 2 * 70 * 8 * 2);
     fr_arena_free(&arena);
 }
 
@@ -114,9 +128,9 @@ static void refuses_fields(void) {
     static const struct {
         const char *from, *to, *message;
     } cases[] = {
-        {"\"format\": 2", "\"format\": 3", "has format 3, this runtime reads format 2"},
-        {"\"format\": 2", "\"format\": \"1\"", "manifest.format: expected"},
-        {"\"format\": 2,", "", "manifest.format: expected"},
+        {"\"format\": 3", "\"format\": 4", "has format 4, this runtime reads format 3"},
+        {"\"format\": 3", "\"format\": \"1\"", "manifest.format: expected"},
+        {"\"format\": 3,", "", "manifest.format: expected"},
         {"\"round.onnx\"", "\"../round.onnx\"", "does not stay inside"},
         {"\"round.onnx\"", "\"/etc/passwd\"", "does not stay inside"},
         {"\"round.onnx\"", "\"a/../../b\"", "does not stay inside"},
@@ -139,8 +153,13 @@ static void refuses_fields(void) {
         {"\"cache_rows\": 70", "\"cache_rows\": 71", "caches of model.cache_rows rows"},
         {"\"prefill_chunk\": 16", "\"prefill_chunk\": 0", "model.prefill_chunk"},
         {"\"bos_token_id\": null", "\"bos_token_id\": 300", "model.bos_token_id"},
-        {"\"dtype\": \"float32\"", "\"dtype\": \"float16\"",
-         "graphs.round.dtype: expected int64 or float32, found float16"},
+        {"\"dtype\": \"float32\"", "\"dtype\": \"float64\"",
+         "graphs.round.dtype: expected int64, float32, float16 or bfloat16, found float64"},
+        {"\"engines\": [", "\"engine\": [", "manifest.engines: expected a list"},
+        {"\"built\": []", "\"built\": 1", "engines.built: expected a list"},
+        {"\"folder\": \"report\"", "\"folder\": \"other\"", "expected \"other/round.engine\" among its files"},
+        {"\"library\": \"1.7.1.116\"", "\"library\": 1", "engines.built.library: expected a string"},
+        {"[\"8.9\"", "[8", "engines.built.compute_capability: expected texts such as 8.9"},
         {"[1, 2, 70, 8]", "[1, 2, \"T\", 8]", "fixed shapes"},
         {"[1, 2, 70, 8]", "[1, 4611686018427387904, 70, 8]", "less than 2^44 elements"},
         {"[1, 2, 70, 8]", "[1, 0, 70, 8]", "sizes of at least 1"},
@@ -253,7 +272,7 @@ static void survives_resealed_mutations(void) {
         CHECK(status == FORERUN_OK || (status == FORERUN_BUNDLE_ERROR && strlen(error.message) > 20));
         if (status == FORERUN_OK) /* what the loop relies on holds for everything that is let through */
             CHECK(it.model.cache_rows >= it.model.capacity + it.model.draft_len && it.model.prefill_chunk >= 1 &&
-                  it.model.draft_len >= 1 && it.round.states != NULL);
+                  it.model.draft_len >= 1 && (it.round.file == NULL || it.round.states != NULL));
         fr_arena_free(&arena);
     }
 }
@@ -268,7 +287,7 @@ int main(void) {
     refuses_flipped_bits();
     refuses_cut_missing_and_replaced_files();
     survives_resealed_mutations();
-    for (size_t i = 0; i < 4; i++) {
+    for (size_t i = 0; i < FILES; i++) {
         snprintf(path, sizeof path, "%s/%s", folder, NAMES[i]);
         unlink(path);
     }

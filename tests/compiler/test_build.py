@@ -15,9 +15,9 @@ from tokenizers import Tokenizer, decoders, models
 import tiny_bundles
 from forerun_compiler import resources
 from forerun_compiler.build import Toolchain, build, plan_build
-from forerun_compiler.bundle import GraphInterface, ModelFacts, check_bundle
+from forerun_compiler.bundle import EngineTarget, GraphInterface, ModelFacts, check_bundle
 from forerun_compiler.checkpoint_files import find_source
-from forerun_compiler.compilation import Compiled
+from forerun_compiler.compilation import Compiled, DeviceGraphs
 from forerun_compiler.errors import BundleError, CheckpointError, PassError, RecipeError, ResourceError
 from forerun_compiler.precision_map import LayerPrecision, read_precision_map
 from forerun_compiler.prompts import BUILT_IN, read_prompts
@@ -31,7 +31,7 @@ class Graphs:
 
 def compile_nothing(recipe: Recipe, cache: object, on_progress: object) -> Compiled:
     graphs: Any = Graphs(replace(tiny_bundles.FACTS, name=recipe.name))
-    return Compiled(graphs, (LayerPrecision("target.lm_head", "lm_head", "int8", 10, 12, 0.25, None),))
+    return Compiled(graphs.facts, graphs, (LayerPrecision("target.lm_head", "lm_head", "int8", 10, 12, 0.25, None),))
 
 
 def write_nothing(graphs: Graphs, folder: Path) -> dict[str, GraphInterface]:
@@ -39,7 +39,11 @@ def write_nothing(graphs: Graphs, folder: Path) -> dict[str, GraphInterface]:
     return {name: tiny_bundles.interface(f"{name}.onnx") for name in ("round", "plain")}
 
 
-TOOLCHAIN = Toolchain(compile_nothing, write_nothing)  # type: ignore[arg-type]
+def write_no_engine(device: DeviceGraphs, folder: Path, on_progress: object) -> EngineTarget:
+    raise AssertionError("no recipe here has a GPU")
+
+
+TOOLCHAIN = Toolchain(compile_nothing, write_nothing, write_no_engine)  # type: ignore[arg-type]
 
 
 def write_safetensors(path: Path, shape: list[int]) -> None:
@@ -117,7 +121,7 @@ def test_prompts_of_the_recipe(recipe: Recipe, tmp_path: Path) -> None:
 def test_bad_prompts_are_refused_before_the_compile(recipe: Recipe, tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "p.jsonl").write_text(text)
     with pytest.raises(RecipeError, match=said):
-        build(replace(recipe, prompts=tmp_path / "p.jsonl"), tmp_path / "out", print, Toolchain(None, None))  # type: ignore[arg-type]
+        build(replace(recipe, prompts=tmp_path / "p.jsonl"), tmp_path / "out", print, Toolchain(None, None, None))  # type: ignore[arg-type]
 
 
 def test_a_missing_tokenizer_is_refused(recipe: Recipe, tmp_path: Path) -> None:
@@ -133,7 +137,7 @@ def test_a_failed_compile_leaves_the_earlier_bundle(recipe: Recipe, tmp_path: Pa
         raise PassError("no such pattern")
 
     with pytest.raises(PassError):
-        build(recipe, tmp_path / "out", print, Toolchain(fail, write_nothing))  # type: ignore[arg-type]
+        build(recipe, tmp_path / "out", print, Toolchain(fail, write_nothing, write_no_engine))  # type: ignore[arg-type]
     assert check_bundle(tmp_path / "out") == earlier
 
 
@@ -144,7 +148,7 @@ def test_a_full_disk_leaves_nothing_behind(recipe: Recipe, tmp_path: Path) -> No
 
     (tmp_path / "place").mkdir()
     with pytest.raises(BundleError, match="the disk is full"):
-        build(recipe, tmp_path / "place" / "out", print, Toolchain(compile_nothing, fill_disk))  # type: ignore[arg-type]
+        build(recipe, tmp_path / "place" / "out", print, Toolchain(compile_nothing, fill_disk, write_no_engine))  # type: ignore[arg-type]
     assert os.listdir(tmp_path / "place") == []
 
 
@@ -153,7 +157,7 @@ def test_no_memory_is_a_resource_error(recipe: Recipe, tmp_path: Path) -> None:
         raise MemoryError
 
     with pytest.raises(ResourceError, match="ran out of memory"):
-        build(recipe, tmp_path / "out", print, Toolchain(starve, write_nothing))  # type: ignore[arg-type]
+        build(recipe, tmp_path / "out", print, Toolchain(starve, write_nothing, write_no_engine))  # type: ignore[arg-type]
 
 
 def test_the_plan_states_and_refuses(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,14 +154,55 @@ def test_a_small_capacity_bounds_the_default_chunk(tmp_path: Path) -> None:
             8,
             "engines[0].emulate: expected true or false, found the number",
         ),
-        ("capacity: 256", "engines:\n- {backend: tensorrt}", 8, "engines[0].backend: 'tensorrt' does not exist"),
+        ("capacity: 256", "engines:\n- {backend: openvino}", 8, "engines[0].backend: 'openvino' does not exist"),
+        (
+            "capacity: 256",
+            "engines:\n- {backend: tensorrt-rtx, compute_capability: [8.9]}",
+            8,
+            'engines[0].compute_capability: expected texts such as ["8.9", "12.0"], found the number 8.9; put it in',
+        ),
+        (
+            "capacity: 256",
+            "engines:\n- {backend: tensorrt-rtx}",
+            8,
+            'engines[0].compute_capability: expected a list of texts such as ["8.9", "12.0"], found nothing',
+        ),
+        (
+            "capacity: 256",
+            "engines:\n- {backend: tensorrt, kernels: stock}",
+            8,
+            "engines[0].kernels: tensorrt has no such key, it is of onnxruntime; remove it",
+        ),
+        (
+            "capacity: 256",
+            "engines:\n- {backend: tensorrt, dtype: int8}",
+            8,
+            "engines[0].dtype: 'int8' does not exist in this version; choose one of: float16, bfloat16, float32",
+        ),
+        (
+            "capacity: 256",
+            "engines:\n- {backend: tensorrt, precision: int8}",
+            8,
+            "engines[0].precision: int8 cannot run on tensorrt, which runs: float32, int4,",
+        ),
+        (
+            "capacity: 256",
+            "engines:\n- {backend: tensorrt}\n- {backend: tensorrt}",
+            9,
+            "engines[1].backend: tensorrt on cuda in float16 is listed twice; remove one",
+        ),
         (
             "capacity: 256",
             "engines:\n- {backend: onnxruntime, device: gpu}",
             8,
             "engines[0].device: 'gpu' does not exist",
         ),
-        ("capacity: 256", "engines:\n- {}\n- {}", 7, "engines: onnxruntime on cpu is listed twice"),
+        (
+            "capacity: 256",
+            "engines:\n- {}\n- {kernels: stock}",
+            9,
+            "engines[1].backend: onnxruntime on cpu is listed twice",
+        ),
         ("capacity: 256", "engines: cpu", 7, "engines: expected a list of {backend, device}, found the text 'cpu'"),
         ("  model: ./target", "  model: ./targett", 3, "target.model: expected a folder or a hub name"),
         ("  model: ./target", "  model: .", 3, "target.model: expected a checkpoint with a config.json, found none in"),
@@ -231,3 +272,25 @@ def test_the_documented_keys_are_those_that_exist(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(write(tmp_path, GOOD + "x: 1\n"))
     assert documented == set(str(caught.value).split("known here: ")[1].split(", "))
+
+
+def test_engines_of_gpus(tmp_path: Path) -> None:
+    more = (
+        "precision: int4\n"
+        "engines:\n"
+        "- {backend: onnxruntime}\n"
+        '- {backend: tensorrt-rtx, compute_capability: ["8.9", "12.0"]}\n'
+        "- backend: tensorrt-rtx\n"
+        '  compute_capability: ["12.0"]\n'
+        "  dtype: bfloat16\n"
+        "  precision: {target: nvfp4, overrides: [{layers: '*.0.*', scheme: fp8}]}\n"
+    )
+    recipe = load_recipe(write(tmp_path, GOOD + more))
+    cpu, shared, own = recipe.engines
+    assert (cpu.backend, cpu.precision) == ("onnxruntime", None)
+    assert (shared.compute_capability, shared.dtype, shared.precision) == (("8.9", "12.0"), "float16", None)
+    assert own.dtype == "bfloat16"
+    assert own.precision is not None
+    assert (own.precision.target, own.precision.drafter) == ("nvfp4", "float32")
+    assert recipe.precision.target == "int4"
+    assert [len(lines) for lines in recipe.engine_override_lines] == [0, 0, 1]

@@ -47,7 +47,7 @@ def bundle(pair: BuiltPair, source: Source, kept: dict[str, Path], scheme: str, 
         engine = EngineTarget(kernels=kernels, emulate=ONNXRUNTIME not in SCHEMES[scheme].runs_on)
         precision = Precision(scheme, scheme, scheme, scheme)
         asked = replace(recipe, precision=precision, engines=(engine,))
-        compiled = compile_linked(asked, linked, precision, calibration, lambda *_: None)
+        compiled = compile_linked(asked, linked, calibration, lambda *_: None)
         kept[name] = pair.bundle.with_name(f"bundle-{name}")
         write_compiled(asked, compiled, kept[name], lambda *_: None)
     return kept[name]
@@ -94,7 +94,7 @@ def test_the_anchor_row_does_not_depend_on_the_draft(
 def test_an_override_reaches_its_layer_alone(pair: BuiltPair, source: Source) -> None:
     recipe, linked, calibration = source
     precision = Precision("int8", "int8", "int8", "int8", overrides=(Override("target.*.down_proj", "float32"),))
-    compiled = compile_linked(recipe, linked, precision, calibration, lambda *_: None)
+    compiled = compile_linked(replace(recipe, precision=precision), linked, calibration, lambda *_: None)
     schemes = {row.layer: row.scheme for row in compiled.precision_map}
     assert schemes["target.model.layers.1.mlp.down_proj"] == DENSE
     assert schemes["target.model.layers.1.mlp.up_proj"] == "int8"
