@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from forerun_compiler import report_engines
 from forerun_compiler.bundle import Manifest, Proof
 from forerun_compiler.generate import Versus
 from forerun_compiler.measure import Bench
@@ -41,9 +42,8 @@ def inspect_text(manifest: Manifest, folder: Path) -> str:
         ("capacity", f"{model.capacity} tokens, prompt read {model.prefill_chunk} at a time"),
         ("vocabulary", f"{model.vocab_size} tokens, end {_list(model.eos_token_ids) or 'none'}"),
         ("precision", ", ".join(f"{part} {value}" for part, value in vars(manifest.precision).items())),
-        ("engines", ", ".join(f"{engine.backend} on {engine.device}" for engine in manifest.engines)),
     ]
-    lines = [f"{model.name}", *_table(facts), "", "files"]
+    lines = [f"{model.name}", *_table(facts), "", "engines", *report_engines.engines_text(manifest), "", "files"]
     lines += _table((name, f"{entry.size:>13,} bytes  {entry.sha256[:16]}") for name, entry in manifest.files.items())
     lines += ["", "proof", *(proof_text(manifest.proof).splitlines() if manifest.proof else ["  none yet: run verify"])]
     lines += ["", "cost", *(["  none yet: run bench --save"] if not manifest.cost else [])]
