@@ -7,6 +7,14 @@
 
 typedef enum fr_graph_kind { FR_ROUND, FR_PLAIN } fr_graph_kind;
 
+/* What to run. Decoding always continues the run before: a backend may keep the tokens that it gave, and their
+ * position, where they are instead of reading them from the loop again. */
+typedef struct fr_run {
+    fr_graph_kind kind;
+    forerun_phase phase;
+    size_t width; /* T */
+} fr_run;
+
 /* The graphs' inputs and outputs (K = draft_len). The loop writes the inputs and reads the outputs of one run. */
 typedef struct fr_io {
     int64_t *tokens;         /* [T]: n_known committed tokens, n_draft draft tokens, padding */
@@ -25,11 +33,12 @@ typedef struct fr_backend fr_backend;
 
 /* A backend is a file with one of these tables. */
 typedef struct fr_backend_operations {
-    /* Makes runs of this graph with `width` tokens possible. Called while a generation starts, never within a round;
-     * what an earlier call made may be dropped once three other widths of the same graph were prepared since. */
-    forerun_status (*prepare)(fr_backend *self, fr_graph_kind kind, size_t width, forerun_error *error);
-    /* Runs a graph at a prepared width. */
-    forerun_status (*run)(fr_backend *self, fr_graph_kind kind, size_t width, forerun_error *error);
+    /* Makes such runs possible. Called while a generation starts, never within a round, and before the states hold
+     * anything of it; what an earlier call made may be dropped once three other widths of the same graph were prepared
+     * since. */
+    forerun_status (*prepare)(fr_backend *self, fr_run run, forerun_error *error);
+    /* Runs a graph as prepared. */
+    forerun_status (*run)(fr_backend *self, fr_run run, forerun_error *error);
     /* State `index` < n_states of the backend. */
     void (*state)(const fr_backend *self, size_t index, forerun_state_info *out);
     /* Releases what does not live in the engine's arena. */
@@ -43,6 +52,7 @@ struct fr_backend {
     fr_io io;
     size_t n_states;
     int32_t threads;
+    size_t prefill_width; /* 0 = a prefill run is as wide as its chunk; else all have this width, padded at their end */
 };
 
 /* Takes the buffers of `io` for the widest run that the loop makes of this model. */

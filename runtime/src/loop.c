@@ -25,10 +25,6 @@ static size_t decode_width(const fr_loop *self) {
     return graph_of(self) == FR_PLAIN ? 1 : (size_t)self->model->draft_len + 1;
 }
 
-static size_t next_chunk(const fr_loop *self) {
-    return (size_t)smaller((int64_t)self->n_prompt - self->position, self->model->prefill_chunk);
-}
-
 static bool in_prompt(const fr_loop *self) {
     return self->position < (int64_t)self->n_prompt;
 }
@@ -83,14 +79,22 @@ static forerun_status check_prompt(const fr_model *model, const int64_t *prompt,
     return FORERUN_OK;
 }
 
-/* Every width that this generation will run, so that no round has to prepare one. */
-static forerun_status prepare_widths(fr_loop *self, forerun_error *error) {
-    size_t chunk = (size_t)self->model->prefill_chunk;
-    const size_t widths[3] = {decode_width(self), self->n_prompt >= chunk ? chunk : 0, self->n_prompt % chunk};
+/* Everything that this generation will run, so that no round has to prepare it. */
+static forerun_status prepare_runs(fr_loop *self, forerun_error *error) {
+    fr_backend *backend = self->backend;
+    size_t chunk = (size_t)self->model->prefill_chunk, fixed = backend->prefill_width;
+    const fr_run runs[3] = {
+        {graph_of(self), FORERUN_DECODE, decode_width(self)},
+        {graph_of(self), FORERUN_PREFILL,
+         fixed > 0                 ? fixed
+         : self->n_prompt >= chunk ? chunk
+                                   : 0},
+        {graph_of(self), FORERUN_PREFILL, fixed > 0 ? 0 : self->n_prompt % chunk},
+    };
     for (size_t i = 0; i < 3; i++) {
-        if (widths[i] == 0)
+        if (runs[i].width == 0)
             continue;
-        forerun_status status = self->backend->operations->prepare(self->backend, graph_of(self), widths[i], error);
+        forerun_status status = backend->operations->prepare(backend, runs[i], error);
         if (status != FORERUN_OK)
             return status;
     }
@@ -115,7 +119,7 @@ forerun_status fr_loop_start(fr_loop *self, const int64_t *prompt, size_t n_prom
     self->position = 0;
     self->n_new = 0;
     self->round = 0;
-    status = prepare_widths(self, error);
+    status = prepare_runs(self, error);
     if (status != FORERUN_OK)
         return status;
     atomic_store(&self->cancelled, false);
@@ -129,26 +133,46 @@ static int64_t remaining(const fr_loop *self) {
     return smaller(self->request.max_new_tokens - self->n_new, room);
 }
 
-/* Fills the graph's inputs; returns the width. A round commits one token more than it verifies at most, so verifying
- * remaining - 1 draft tokens can never commit too many. */
-static size_t fill_inputs(fr_loop *self) {
+/* The next chunk of the prompt. A padded run must end within the cache; near its end it begins earlier, and reads some
+ * tokens a second time, which writes the same rows again. */
+static fr_run fill_prefill(fr_loop *self) {
     const fr_io *io = &self->backend->io;
-    bool prefill = in_prompt(self);
-    size_t width = prefill ? next_chunk(self) : decode_width(self);
-    int64_t n_draft = prefill ? 0 : smaller(self->request.draft_len, remaining(self) - 1);
+    size_t fixed = self->backend->prefill_width;
+    int64_t position = self->position, width = fixed > 0 ? (int64_t)fixed : self->model->prefill_chunk;
+    if (fixed > 0)
+        position = smaller(position, self->model->cache_rows - width);
+    int64_t n_known = smaller((int64_t)self->n_prompt - position, width);
+    if (fixed == 0)
+        width = n_known;
+    io->position[0] = position;
+    io->n_known[0] = n_known;
+    io->n_draft[0] = 0;
+    memset(io->tokens, 0, (size_t)width * sizeof(int64_t));
+    memcpy(io->tokens, self->prompt + position, (size_t)n_known * sizeof(int64_t));
+    return (fr_run){graph_of(self), FORERUN_PREFILL, (size_t)width};
+}
+
+/* A round commits one token more than it verifies at most, so verifying remaining - 1 draft tokens can never commit too
+ * many. */
+static fr_run fill_decode(fr_loop *self) {
+    const fr_io *io = &self->backend->io;
+    size_t width = decode_width(self);
+    int64_t n_draft = smaller(self->request.draft_len, remaining(self) - 1);
     io->position[0] = self->position;
-    io->n_known[0] = prefill ? (int64_t)width : 1;
+    io->n_known[0] = 1;
     io->n_draft[0] = n_draft;
-    io->temperature[0] = self->request.temperature;
-    forerun_uniforms(self->request.seed, self->round, 2 * (size_t)self->model->draft_len + 2, io->uniform);
-    if (prefill) {
-        memcpy(io->tokens, self->prompt + self->position, width * sizeof(int64_t));
-        return width;
-    }
     memset(io->tokens, 0, width * sizeof(int64_t));
     io->tokens[0] = self->anchor;
     memcpy(io->tokens + 1, self->draft, (size_t)n_draft * sizeof(int64_t));
-    return width;
+    return (fr_run){graph_of(self), FORERUN_DECODE, width};
+}
+
+/* Fills the graph's inputs. */
+static fr_run fill_inputs(fr_loop *self) {
+    const fr_io *io = &self->backend->io;
+    io->temperature[0] = self->request.temperature;
+    forerun_uniforms(self->request.seed, self->round, 2 * (size_t)self->model->draft_len + 2, io->uniform);
+    return in_prompt(self) ? fill_prefill(self) : fill_decode(self);
 }
 
 static bool is_token(const fr_loop *self, int64_t token) {
@@ -203,13 +227,13 @@ static forerun_finish commit(fr_loop *self, size_t count, forerun_round *out) {
 }
 
 /* What a run means: advances the generation and fills *out but for the times. */
-static void read_outputs(fr_loop *self, size_t width, forerun_round *out) {
+static void read_outputs(fr_loop *self, forerun_round *out) {
     const fr_io *io = &self->backend->io;
     bool plain = graph_of(self) == FR_PLAIN, prefill = in_prompt(self);
     size_t accepted = plain ? 0 : (size_t)io->n_accepted[0];
     out->phase = prefill ? FORERUN_PREFILL : FORERUN_DECODE;
     out->n_drafted = (size_t)io->n_draft[0];
-    self->position += prefill ? (int64_t)width : 1 + (int64_t)accepted;
+    self->position = io->position[0] + io->n_known[0] + (int64_t)accepted;
     out->position = self->position;
     out->committed = self->committed;
     if (prefill && in_prompt(self))
@@ -242,9 +266,9 @@ forerun_status fr_loop_step(fr_loop *self, forerun_round *out, forerun_error *er
         *out = round;
         return FORERUN_OK;
     }
-    size_t width = fill_inputs(self);
+    fr_run run = fill_inputs(self);
     int64_t before = now_ns();
-    forerun_status status = self->backend->operations->run(self->backend, graph_of(self), width, error);
+    forerun_status status = self->backend->operations->run(self->backend, run, error);
     int64_t after = now_ns();
     if (status == FORERUN_OK)
         status = check_outputs(self, error);
@@ -252,7 +276,7 @@ forerun_status fr_loop_step(fr_loop *self, forerun_round *out, forerun_error *er
         self->running = false;
         return status;
     }
-    read_outputs(self, width, &round);
+    read_outputs(self, &round);
     self->running = round.finish == FORERUN_RUNNING;
     round.session_ns = after - before;
     round.loop_ns = now_ns() - begin - round.session_ns;

@@ -70,12 +70,12 @@ static void run_drafter(reference *self, int64_t anchor) {
     }
 }
 
-static forerun_status reference_run(fr_backend *base, fr_graph_kind kind, size_t width, forerun_error *error) {
+static forerun_status reference_run(fr_backend *base, fr_run run, forerun_error *error) {
     reference *self = (reference *)base;
     const fr_io *io = &base->io;
-    if (kind == FR_PLAIN)
+    if (run.kind == FR_PLAIN)
         io->n_draft[0] = 0; /* no input of the plain graph */
-    forerun_status status = write_cache(self, width, error);
+    forerun_status status = write_cache(self, run.width, error);
     if (status != FORERUN_OK)
         return status;
     size_t n_draft = (size_t)io->n_draft[0], known = (size_t)io->n_known[0];
@@ -88,7 +88,7 @@ static forerun_status reference_run(fr_backend *base, fr_graph_kind kind, size_t
                                         io->uniform[self->draft_len], self->scratch, io->committed);
     else
         accepted = forerun_accept_greedy(self->target, self->vocab, draft, n_draft, io->committed);
-    if (kind == FR_PLAIN)
+    if (run.kind == FR_PLAIN)
         return FORERUN_OK;
     for (size_t i = n_draft + 1; i <= self->draft_len; i++)
         io->committed[i] = -1;
@@ -97,8 +97,8 @@ static forerun_status reference_run(fr_backend *base, fr_graph_kind kind, size_t
     return FORERUN_OK;
 }
 
-static forerun_status reference_prepare(fr_backend *base, fr_graph_kind kind, size_t width, forerun_error *error) {
-    (void)base, (void)kind, (void)width, (void)error; /* every width runs */
+static forerun_status reference_prepare(fr_backend *base, fr_run run, forerun_error *error) {
+    (void)base, (void)run, (void)error; /* every width runs */
     return FORERUN_OK;
 }
 

@@ -115,13 +115,13 @@ typedef struct liar {
     forerun_status status;
 } liar;
 
-static forerun_status liar_prepare(fr_backend *base, fr_graph_kind kind, size_t width, forerun_error *out) {
-    (void)base, (void)kind, (void)width, (void)out;
+static forerun_status liar_prepare(fr_backend *base, fr_run run, forerun_error *out) {
+    (void)base, (void)run, (void)out;
     return FORERUN_OK;
 }
 
-static forerun_status liar_run(fr_backend *base, fr_graph_kind kind, size_t width, forerun_error *out) {
-    (void)kind, (void)width;
+static forerun_status liar_run(fr_backend *base, fr_run run, forerun_error *out) {
+    (void)run;
     const liar *self = (const liar *)base;
     base->io.n_accepted[0] = self->n_accepted;
     for (int i = 0; i <= K; i++)
