@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,18 @@ def test_traced_parts_equal_the_reference(head: str) -> None:
             sure = run_part(parts.confidence, known | {"draft_tokens": got["draft_tokens"]})
             np.testing.assert_allclose(sure["draft_confidence"][0], confidence, rtol=0, atol=TOLERANCE)
     assert (parts.confidence is None) == (head == "none")
+
+
+@pytest.mark.parametrize("head", [*HEADS, "none"])
+def test_walks_do_not_take_slots_out_one_by_one(head: str) -> None:
+    """A row of the embedding is the only thing that a slot gathers, and the total of its distribution all it slices."""
+    made = pair(agree=False, markov=False) if head == "none" else pair(agree=False, head=head)
+    for part, slices in ((made.parts.drafter.greedy, 0), (made.parts.drafter.sampled, made.parts.draft_len)):
+        count = Counter(node.op_type for node in part.graph)
+        assert count["Gather"] == (0 if head == "none" else made.parts.draft_len)
+        assert count["Slice"] == slices
+        assert count["Squeeze"] == 0
+        assert count["Unsqueeze"] == (slices > 0) + (head != "none")
 
 
 def run_part(part: ir.Model, known: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

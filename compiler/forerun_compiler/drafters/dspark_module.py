@@ -115,7 +115,7 @@ class _MarkovHead(nn.Module):
             self.joint_proj = nn.Linear(2 * rank + hidden, 3 * rank)
 
     def step(self, previous: Tensor | None, hidden: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
-        """previous [1], hidden [1,E] (vanilla: not read), state [1,r] -> bias [1,V], the next state."""
+        """previous [1,1], hidden [1,1,E] (vanilla: not read), state [1,1,r] -> bias [1,1,V], the next state."""
         latent = self.markov_w1(previous)
         if hidden is None:
             return self.markov_w2(latent), state

@@ -99,23 +99,29 @@ class _Block(_Part):
 
 
 Choose = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-"""Logits [1,V] of a slot, the slot's number -> its token [1] and p_draft [1,V]."""
+"""Logits [1,1,V] of a slot, the slot's number -> its token [1,1] and p_draft [1,1,V]."""
 
 
 def _walk(part: _Part, given: Mapping[str, Tensor], choose: Choose) -> tuple[Tensor, Tensor]:
-    """Left to right through the block: the Markov bias of the token before, then this slot's token."""
+    """Left to right through the block: the Markov bias of the token before, then this slot's token.
+
+    Returns tokens [1,K] and p_draft [1,K,V]. A slot keeps its axis: one split before the walk and one concatenation
+    after it are all that moves values between shapes, and the walk's nodes are so small that their number is its time.
+    """
     head, tokens, probs = part.module.markov_head, [], []
-    previous, hidden = given.get("anchor"), given.get("hidden")
-    state = torch.zeros(1, max(part.module.config.markov_rank, 1))
+    logits = given["logits"].chunk(part.draft_len, 1)
+    hidden = given["hidden"].chunk(part.draft_len, 1) if "hidden" in given else (None,) * part.draft_len
+    previous = given["anchor"][:, None] if "anchor" in given else None
+    state = torch.zeros(1, 1, max(part.module.config.markov_rank, 1))
     for k in range(part.draft_len):
-        step = given["logits"][:, k]
+        step = logits[k]
         if head is not None:
-            bias, state = head.step(previous, None if hidden is None else hidden[:, k], state)
+            bias, state = head.step(previous, hidden[k], state)
             step = step + bias
         previous, p_draft = choose(step, k)
         tokens.append(previous)
         probs.append(p_draft)
-    return torch.stack(tokens, 1), torch.stack(probs, 1)
+    return torch.cat(tokens, 1), torch.cat(probs, 1)
 
 
 class _Greedy(_Part):
@@ -127,18 +133,19 @@ class _Greedy(_Part):
 class _Sampled(_Part):
     def forward(self, *values: Tensor) -> tuple[Tensor, Tensor]:
         given = dict(zip(self.reads, values, strict=True))
+        uniform = given["uniform"][:, :, None].chunk(self.draft_len, 1)
 
         def choose(step: Tensor, slot: int) -> tuple[Tensor, Tensor]:
-            p_draft = torch.softmax(step / given["temperature"][:, None], -1)
-            return _invert(p_draft, given["uniform"][:, slot : slot + 1]), p_draft
+            p_draft = torch.softmax(step / given["temperature"], -1)
+            return _invert(p_draft, uniform[slot]), p_draft
 
         return _walk(self, given, choose)
 
 
 def _invert(probs: Tensor, uniform: Tensor) -> Tensor:
-    """Draw by the inverse distribution function: probs [1,V], uniform [1,1] -> the first token above u, int64 [1]."""
+    """Draw by the inverse distribution: probs [1,1,V], uniform [1,1,1] -> the first token above u, int64 [1,1]."""
     cumulated = torch.cumsum(probs, -1)
-    below = (cumulated <= uniform * cumulated[:, -1:]).to(torch.int64).sum(-1)
+    below = (cumulated <= uniform * cumulated[..., -1:]).to(torch.int64).sum(-1)
     # The first entry that holds the final total is the last token of positive probability: never go beyond it.
     return torch.minimum(below, torch.argmax(cumulated, -1))
 
