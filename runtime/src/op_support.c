@@ -33,6 +33,15 @@ OrtStatus *fr_op_read(const fr_ort_api *api, const OrtValue *value, fr_op_tensor
     return api->GetTensorMutableData((OrtValue *)(uintptr_t)value, &out->data);
 }
 
+const char *fr_op_show(const fr_op_tensor *it, char *out, size_t size) {
+    size_t used = (size_t)snprintf(out, size, "[");
+    for (size_t i = 0; i < it->rank && used < size; i++)
+        used += (size_t)snprintf(out + used, size - used, i > 0 ? ", %lld" : "%lld", (long long)it->sizes[i]);
+    if (used < size)
+        snprintf(out + used, size - used, "]");
+    return out;
+}
+
 void fr_op_node_name(const fr_ort_api *api, const OrtKernelInfo *info, char *out, size_t size) {
     OrtStatus *status = api->KernelInfo_GetNodeName(info, out, &size);
     if (status != NULL) { /* too long: messages go without it */

@@ -26,6 +26,9 @@ __attribute__((format(printf, 4, 5))) OrtStatus *fr_op_refuse(const fr_ort_api *
 /* Reads shape and data of a value; a rank above 8 is refused. `value` NULL gives data NULL. */
 OrtStatus *fr_op_read(const fr_ort_api *api, const OrtValue *value, fr_op_tensor *out);
 
+/* Writes the shape of a tensor, [2, 3], cut to what fits; returns `out`. */
+const char *fr_op_show(const fr_op_tensor *it, char *out, size_t size);
+
 /* The name of a node, cut to nothing where it is longer than `size`. */
 void fr_op_node_name(const fr_ort_api *api, const OrtKernelInfo *info, char *out, size_t size);
 

@@ -1,4 +1,4 @@
-/* What stands around a product: every path against the definition in double, and against one another bit for bit. */
+/* What stands around products: every path against the definition in double, and against one another bit for bit. */
 #include "check.h"
 #include "kernels/float_steps.h"
 #include "kernels/linear_int8.h"
@@ -97,6 +97,49 @@ static void test_add(const fr_float_steps *steps, size_t count, size_t addend_st
     CHECK(memcmp(y, expected, sizeof y) == 0);
 }
 
+static double logistic(double x) {
+    return x < 0.0 ? exp(x) / (1.0 + exp(x)) : 1.0 / (1.0 + exp(-x));
+}
+
+/* z of up to `z_size`, a state of up to 1. */
+static void test_recur(const fr_float_steps *steps, size_t size, float z_size, uint64_t *random) {
+    float *z = calloc(3 * size, sizeof *z), *state = calloc(size, sizeof *state);
+    float *next = calloc(size, sizeof *next), *out = calloc(size, sizeof *out);
+    float *same = calloc(2 * size, sizeof *same);
+    REQUIRE(z != NULL && state != NULL && next != NULL && out != NULL && same != NULL);
+    fill(z, 3 * size, z_size, random);
+    fill(state, size, 1.0f, random);
+    steps->recur(z, state, size, next, out);
+    fr_float_steps_portable.recur(z, state, size, same, same + size);
+    CHECK(memcmp(next, same, size * sizeof *next) == 0);
+    CHECK(memcmp(out, same + size, size * sizeof *out) == 0);
+    for (size_t i = 0; i < size; i++) {
+        double keep = logistic((double)z[i]), candidate = tanh((double)z[size + i]);
+        /* The two terms may cancel: an error is one of numbers of at most 1. */
+        CHECK(fabs((double)next[i] - (keep * (double)state[i] + (1.0 - keep) * candidate)) <= 3e-7);
+        CHECK(near(out[i], tanh((double)z[2 * size + i]), 3e-7));
+    }
+    free(z);
+    free(state);
+    free(next);
+    free(out);
+    free(same);
+}
+
+static void test_recur_specials(const fr_float_steps *steps) {
+    enum { SIZE = 6 };
+    const float z[3][SIZE] = {{200.0f, -200.0f, INFINITY, -INFINITY, NAN, 0.0f},
+                              {0.5f, INFINITY, 0.5f, -INFINITY, 0.5f, NAN},
+                              {0.0f, 1e-30f, -INFINITY, 1e30f, 0.0f, NAN}};
+    const float state[SIZE] = {0.25f, 0.25f, -0.75f, 0.25f, 0.25f, 0.25f};
+    float next[SIZE], out[SIZE];
+    steps->recur(z[0], state, SIZE, next, out);
+    CHECK(next[0] == 0.25f && next[1] == 1.0f && next[2] == -0.75f && next[3] == -1.0f); /* all kept, or nothing */
+    CHECK(isnan(next[4]) && isnan(next[5]));
+    CHECK(out[0] == 0.0f && out[1] == 1e-30f && out[2] == -1.0f && out[3] == 1.0f);
+    CHECK(out[4] == 0.0f && isnan(out[5]));
+}
+
 int main(void) {
     const fr_int8_path *paths[FR_INT8_MAX_PATHS];
     size_t n_paths = fr_int8_paths(paths);
@@ -109,6 +152,11 @@ int main(void) {
         for (int round = 0; round < 200; round++)
             test_gate(steps, round % 2 == 0 ? 4.0f : 120.0f, &random);
         test_gate_specials(steps);
+        for (size_t size = 1; size <= LONGEST; size++) {
+            test_recur(steps, size, size % 2 == 0 ? 3.0f : 40.0f, &random);
+            test_recur(steps, size, 0.3f, &random); /* around where one form of the tangent takes over from the other */
+        }
+        test_recur_specials(steps);
         for (size_t count = 1; count <= WIDTH; count++) {
             test_add(steps, count, STRIDE, &random);
             test_add(steps, count, 0, &random);

@@ -16,16 +16,3 @@ INLINE float peak(vec v) {
     }
     return larger(larger(x[0][0], x[0][1]), larger(x[0][2], x[0][3]));
 }
-
-/* tanh(x): the series below 1/4, where the other form would lose bits; relative error below 3e-7. */
-INLINE vec tangent(vec x) {
-    const ints sign = (ints)all(-0.0f);
-    vec size = (vec)((ints)x & ~sign), square = x * x;
-    vec series = MADD(all(62.0f / 2835.0f), square, all(-17.0f / 315.0f));
-    series = MADD(series, square, all(2.0f / 15.0f));
-    series = MADD(series, square, all(-1.0f / 3.0f));
-    series = MADD(series * square, x, x);
-    vec e = exponential(-2.0f * size);
-    vec far = (vec)((ints)((1.0f - e) / (1.0f + e)) | ((ints)x & sign));
-    return choose(size < all(0.25f), series, far);
-}

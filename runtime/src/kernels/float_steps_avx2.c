@@ -7,6 +7,6 @@
 #define TARGET __attribute__((target("avx2")))
 #include "float_steps_path.h"
 
-const fr_float_steps fr_float_steps_avx2 = {normalize, gate, add};
+const fr_float_steps fr_float_steps_avx2 = {normalize, gate, add, recur};
 
 #endif

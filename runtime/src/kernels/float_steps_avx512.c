@@ -7,6 +7,6 @@
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 #include "float_steps_path.h"
 
-const fr_float_steps fr_float_steps_avx512 = {normalize, gate, add};
+const fr_float_steps fr_float_steps_avx512 = {normalize, gate, add, recur};
 
 #endif

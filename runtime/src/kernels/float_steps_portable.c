@@ -3,4 +3,4 @@
 #define TARGET
 #include "float_steps_path.h"
 
-const fr_float_steps fr_float_steps_portable = {normalize, gate, add};
+const fr_float_steps fr_float_steps_portable = {normalize, gate, add, recur};

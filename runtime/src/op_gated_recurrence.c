@@ -1,0 +1,102 @@
+#include "op_gated_recurrence.h"
+
+#include "kernels/linear_int8.h"
+#include "op_support.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char NAME[] = "GatedRecurrence";
+
+enum { Z, STATE, INPUTS };
+enum { NEXT_STATE, OUT, OUTPUTS };
+
+typedef struct kernel {
+    fr_ort_api api;
+    const fr_float_steps *steps;
+    char name[128];
+} kernel;
+
+static OrtStatus *check(const kernel *self, const fr_op_tensor *z, const fr_op_tensor *state) {
+    const size_t last = z->rank - 1; /* not read at rank 0 */
+    if (z->rank >= 1 && z->rank == state->rank && memcmp(z->sizes, state->sizes, last * sizeof *z->sizes) == 0 &&
+        z->sizes[last] == 3 * state->sizes[last])
+        return NULL;
+    char found[2][128];
+    return fr_op_refuse(&self->api, NAME, self->name, "expected z [..., 3E] and state [..., E]; found %s and %s.",
+                        fr_op_show(z, found[0], sizeof found[0]), fr_op_show(state, found[1], sizeof found[1]));
+}
+
+static OrtStatus *compute(void *data, OrtKernelContext *context) {
+    const kernel *self = data;
+    fr_op_tensor in[INPUTS];
+    float *out[OUTPUTS];
+    for (size_t i = 0; i < INPUTS; i++) {
+        const OrtValue *value = NULL;
+        FR_OP_TRY(self->api.KernelContext_GetInput(context, i, &value));
+        FR_OP_TRY(fr_op_read(&self->api, value, &in[i]));
+    }
+    FR_OP_TRY(check(self, &in[Z], &in[STATE]));
+    for (size_t i = 0; i < OUTPUTS; i++) {
+        OrtValue *value = NULL;
+        FR_OP_TRY(self->api.KernelContext_GetOutput(context, i, in[STATE].sizes, in[STATE].rank, &value));
+        FR_OP_TRY(self->api.GetTensorMutableData(value, (void **)&out[i]));
+    }
+    const float *z = in[Z].data, *state = in[STATE].data;
+    size_t rows = 1, size = (size_t)in[STATE].sizes[in[STATE].rank - 1];
+    for (size_t i = 0; i + 1 < in[STATE].rank; i++)
+        rows *= (size_t)in[STATE].sizes[i];
+    for (size_t row = 0; row < rows; row++)
+        self->steps->recur(z + 3 * row * size, state + row * size, size, out[NEXT_STATE] + row * size,
+                           out[OUT] + row * size);
+    return NULL;
+}
+
+static void destroy(void *data) {
+    free(data);
+}
+
+static OrtStatus *create(const OrtCustomOp *op, const OrtApi *table, const OrtKernelInfo *info, void **out) {
+    (void)op;
+    fr_ort_api api = {.version = ""};
+    fr_ort_fill(table, &api);
+    kernel *self = calloc(1, sizeof *self);
+    if (self == NULL)
+        return api.CreateStatus(ORT_INVALID_ARGUMENT, "GatedRecurrence: no memory for a node.");
+    const fr_int8_path *paths[FR_INT8_MAX_PATHS];
+    fr_int8_paths(paths);
+    self->api = api;
+    self->steps = paths[0]->steps;
+    fr_op_node_name(&api, info, self->name, sizeof self->name);
+    *out = self;
+    return NULL;
+}
+
+static const char *get_name(const OrtCustomOp *op) {
+    (void)op;
+    return NAME;
+}
+
+static size_t count_inputs(const OrtCustomOp *op) {
+    (void)op;
+    return INPUTS;
+}
+
+static size_t count_outputs(const OrtCustomOp *op) {
+    (void)op;
+    return OUTPUTS;
+}
+
+const OrtCustomOp fr_op_gated_recurrence = {.version = ORT_API_VERSION_USED,
+                                            .GetName = get_name,
+                                            .GetExecutionProviderType = fr_op_provider,
+                                            .GetInputType = fr_op_float,
+                                            .GetInputTypeCount = count_inputs,
+                                            .GetOutputType = fr_op_float,
+                                            .GetOutputTypeCount = count_outputs,
+                                            .KernelDestroy = destroy,
+                                            .GetInputCharacteristic = fr_op_required,
+                                            .GetOutputCharacteristic = fr_op_required,
+                                            .GetInputMemoryType = fr_op_required,
+                                            .CreateKernelV2 = create,
+                                            .KernelComputeV2 = compute};
