@@ -19,6 +19,7 @@ from forerun_compiler.passes.emulate_nvfp4 import emulate_nvfp4
 from forerun_compiler.passes.fuse_addend import fuse_addend
 from forerun_compiler.passes.fuse_gate import fuse_gate
 from forerun_compiler.passes.fuse_norm import fuse_norm
+from forerun_compiler.passes.fuse_recurrence import fuse_recurrence
 from forerun_compiler.passes.lower_attention import lower_attention
 from forerun_compiler.passes.lower_experts import lower_experts
 from forerun_compiler.passes.lower_linear import lower_linear
@@ -44,6 +45,8 @@ _INTO_PRODUCTS = (
     Pass("fuse gates into products", fuse_gate, must_fire=False),
     Pass("fuse addends into products", fuse_addend, must_fire=False),
 )
+# Of any precision: the walk of a drafter that has one is a chain of small nodes.
+_RECURRENCES = Pass("fuse recurrences", fuse_recurrence, must_fire=False)
 
 
 def passes_for(engine: EngineTarget) -> tuple[Pass, ...]:
@@ -56,7 +59,7 @@ def passes_for(engine: EngineTarget) -> tuple[Pass, ...]:
         Pass("lower attention and caches", lower_attention if engine.kernels == "stock" else _attentions, True),
         Pass("lower experts", lower_experts, must_fire=False),
         Pass("quantize int8", lambda model: quantize_int8(model, int8), must_fire=False),
-        *(() if engine.kernels == "stock" else _INTO_PRODUCTS),
+        *(() if engine.kernels == "stock" else (*_INTO_PRODUCTS, _RECURRENCES)),
         Pass("quantize int4", lambda model: quantize_int4(model, "onnxruntime"), must_fire=False),
         Pass("quantize int8-static", quantize_int8_static, must_fire=False),
         Pass("emulate fp8", emulate_fp8, must_fire=False),

@@ -42,10 +42,11 @@ def test_what_a_table_leaves_of_the_dialect_is_named() -> None:
         lower_ort(model, (Pass("nothing", lambda _: 1, must_fire=True),))
 
 
-def test_only_our_own_products_take_in_what_stands_between_them() -> None:
+def test_only_our_own_operators_take_in_what_stands_between_products() -> None:
     own, stock = ([step.name for step in passes_for(EngineTarget(kernels=kernels))] for kernels in ("forerun", "stock"))
     fusions = [name for name in own if name.startswith("fuse ")]
-    assert fusions == ["fuse norms into products", "fuse gates into products", "fuse addends into products"]
+    into = ["fuse norms into products", "fuse gates into products", "fuse addends into products"]
+    assert fusions == [*into, "fuse recurrences"]
     assert [name for name in own if name not in fusions] == stock
     assert own.index(fusions[0]) == own.index("quantize int8") + 1
 
