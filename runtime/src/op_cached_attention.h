@@ -4,9 +4,7 @@
  *   optional: q_norm [D], k_norm [D], cos [at least C, R], sin as cos float32, R <= D / 2
  *     -> out [1, T, H * D], k_cache' and v_cache' as the caches, float32
  *
- * Attributes: num_heads H, kv_num_heads G, head_dim D (a multiple of 16, at most 256), window and causal (ints), scale,
- * epsilon and softcap (floats). A cache that is input and output in one buffer is written in place; another one is
- * copied. The optional attribute `path` (string) forces one of the kernels' ways by name, for tests and measurements.
+ * Attributes: those of op_attention.h, window and causal (ints).
  */
 #ifndef FORERUN_OP_CACHED_ATTENTION_H
 #define FORERUN_OP_CACHED_ATTENTION_H

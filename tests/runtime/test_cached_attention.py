@@ -203,7 +203,6 @@ def test_wrong_inputs_are_refused(shapes: dict[str, Any], changed: dict[str, Any
         {"kv_num_heads": 0},
         {"head_dim": 24},
         {"head_dim": 272},
-        {"window": -1},
         {"softcap": -1.0},
         {"softcap": float("nan")},
         {"scale": float("inf")},
@@ -214,3 +213,8 @@ def test_wrong_inputs_are_refused(shapes: dict[str, Any], changed: dict[str, Any
 def test_wrong_attributes_are_refused(changed: dict[str, Any]) -> None:
     with pytest.raises(Exception, match="CachedAttention layer: expected num_heads a multiple of kv_num_heads"):
         open_session(model(**changed))
+
+
+def test_a_negative_window_is_refused() -> None:
+    with pytest.raises(Exception, match="CachedAttention layer: expected a window of at least 0; found -1"):
+        open_session(model(window=-1))

@@ -43,37 +43,49 @@ size_t fr_attention_parts(const fr_attention *it) {
     return blocks_of(it) * it->kv_heads;
 }
 
-/* Prepares one head of the new row `row`: `index` counts all heads of q, then of k. */
-static void prepare(const fr_attention *it, size_t row, size_t index, float *y) {
-    const int query = index < it->heads;
-    size_t width = (it->heads + 2 * it->kv_heads) * it->dim, at = (it->position + row) * it->half;
-    const fr_attention_turn turn = {.norm = query ? it->q_norm : it->k_norm,
+/* A head in a new row: `index` counts those of q, then of k, then of v. */
+static const float *head_of(const fr_attention *it, size_t row, size_t index) {
+    return it->qkv + (row * (it->heads + 2 * it->kv_heads) + index) * it->dim;
+}
+
+/* Prepares a head of q or k of the token at `position`. */
+static void prepare(const fr_attention *it, size_t position, const float *norm, float factor, const float *x,
+                    float *y) {
+    size_t at = position * it->half;
+    const fr_attention_turn turn = {.norm = norm,
                                     .epsilon = it->epsilon,
                                     .cos = it->cos != NULL ? it->cos + at : NULL,
                                     .sin = it->cos != NULL ? it->sin + at : NULL,
                                     .half = it->half,
-                                    .factor = query ? it->scale : 1.0f};
-    it->path->prepare(&turn, it->dim, it->qkv + row * width + index * it->dim, y);
+                                    .factor = factor};
+    it->path->prepare(&turn, it->dim, x, y);
 }
 
 static void copy_around(const fr_attention *it, const float *before, float *cache) {
     if (before == cache)
         return;
     size_t end = it->position + it->rows;
-    memcpy(cache, before, it->position * it->dim * sizeof(float));
+    memcpy(cache, before, (it->position - it->context_rows) * it->dim * sizeof(float));
     memcpy(cache + end * it->dim, before + end * it->dim, (it->capacity - end) * it->dim * sizeof(float));
 }
 
+static void write_row(const fr_attention *it, size_t kv_head, size_t position, const float *k, const float *v) {
+    size_t at = (kv_head * it->capacity + position) * it->dim;
+    prepare(it, position, it->k_norm, 1.0f, k, it->k_cache + at);
+    memcpy(it->v_cache + at, v, it->dim * sizeof(float));
+}
+
 void fr_attention_write(const fr_attention *it, size_t part) {
-    size_t width = (it->heads + 2 * it->kv_heads) * it->dim, start = part * it->capacity * it->dim;
+    size_t start = part * it->capacity * it->dim;
     copy_around(it, it->k_before + start, it->k_cache + start);
     copy_around(it, it->v_before + start, it->v_cache + start);
-    for (size_t row = 0; row < it->rows; row++) {
-        size_t at = start + (it->position + row) * it->dim;
-        const float *v = it->qkv + row * width + (it->heads + it->kv_heads + part) * it->dim;
-        prepare(it, row, it->heads + part, it->k_cache + at);
-        memcpy(it->v_cache + at, v, it->dim * sizeof(float));
+    for (size_t row = 0; row < it->context_rows; row++) {
+        size_t at = (row * it->kv_heads + part) * it->dim;
+        write_row(it, part, it->position - it->context_rows + row, it->context_k + at, it->context_v + at);
     }
+    for (size_t row = 0; row < it->rows; row++)
+        write_row(it, part, it->position + row, head_of(it, row, it->heads + part),
+                  head_of(it, row, it->heads + it->kv_heads + part));
 }
 
 /* The keys that a token sees: from..to-1. */
@@ -134,8 +146,8 @@ void fr_attention_attend(const fr_attention *it, size_t part) {
     if (blocks == 1)
         fr_attention_write(it, head);
     for (size_t i = 0; i < mine.count; i++) {
-        size_t r = mine.first + i;
-        prepare(it, r / group, head * group + r % group, mine.q + i * dim);
+        size_t token = (mine.first + i) / group, index = head * group + (mine.first + i) % group;
+        prepare(it, it->position + token, it->q_norm, it->scale, head_of(it, token, index), mine.q + i * dim);
         mine.rows[i] = (fr_attention_row){.largest = -INFINITY};
         memset(mine.acc + i * dim, 0, dim * sizeof(float));
     }

@@ -1,18 +1,26 @@
 /* Attention of a few new rows over a cache, float32: norm, rotation, write, scores, softmax and weighted sum in one.
  *
  * Of each of the `rows` new tokens, at position p + row of the text:
- *   q, k, v = the heads in a row of qkv, in this order; q and k: x = x / sqrt(mean(x^2) + epsilon) * norm[i] where
- * there is a norm; rotated by the row p + row of cos and sin where there are tables: x[i], x[i + half] for i < half k
- * and v go to the row p + row of the caches score[j] = scale * q . k_cache[j], then softcap * tanh(score / softcap)
- * where there is a softcap out = sum over j of softmax(score)[j] * v_cache[j], for the keys j that the row sees Query
- * head h reads key-value head h / (heads / kv_heads). A row sees the keys 0..p+row, or without `causal` all up to the
- * last new one; with a window only those after p + row - window.
  *
- * A row's result never depends on the other rows of the run, nor on how many they are, bit for bit: products are summed
- * in the order of the dimensions, values in the order of the keys, the softmax runs over blocks of 64 keys that begin
- * at multiples of 64, and keys that a row does not see take no part. The paths with fused multiply and add give the
- * same bits; the portable one differs by the rounding of its products. The exponential is our own, relative error below
- * 1.1e-7. */
+ * - q, k and v are the heads in a row of qkv, in this order
+ * - q and k, where there is a norm: x[i] = x[i] / sqrt(mean(x^2) + epsilon) * norm[i]
+ * - q and k, where there are tables: x[i], x[i + half] for i < half, rotated by the row p + row of cos and sin
+ * - k and v go to the row p + row of the caches
+ * - score[j] = scale * q . k_cache[j], then softcap * tanh(score / softcap) where there is a softcap
+ * - out = sum over j of softmax(score)[j] * v_cache[j], for the keys j that the row sees
+ *
+ * Query head h reads key-value head h / (heads / kv_heads). A row sees the keys 0..p+row, or without `causal` all up to
+ * the last new one; with a window only those after p + row - window.
+ *
+ * Before them, `context_rows` rows of a context have only keys and values: at the positions p - context_rows to p - 1,
+ * normed, rotated and written in the same way.
+ *
+ * A row's result never depends on the other rows of the run but by the keys that it sees, nor on how many they are, bit
+ * for bit: products are summed in the order of the dimensions, values in the order of the keys, the softmax runs over
+ * blocks of 64 keys that begin at multiples of 64, and keys that a row does not see take no part. The paths with fused
+ * multiply and add give the same bits; the portable one differs by the rounding of its products. The exponential is our
+ * own, relative error below 1.1e-7.
+ */
 #ifndef FORERUN_ATTENTION_H
 #define FORERUN_ATTENTION_H
 
@@ -73,14 +81,16 @@ size_t fr_attention_paths(const fr_attention_path *out[FR_ATTENTION_MAX_PATHS]);
  * fr_attention_attend for each of the second; within a phase in any order and by any threads. Nothing is allocated. */
 typedef struct fr_attention {
     const fr_attention_path *path;
-    const float *qkv;                 /* [rows][(heads + 2 kv_heads) * dim] */
-    const float *q_norm, *k_norm;     /* [dim], or NULL */
-    const float *cos, *sin;           /* [at least position + rows][half], or NULL */
-    const float *k_before, *v_before; /* [kv_heads][capacity][dim]; copied where they are not the caches themselves */
+    const float *qkv;                   /* [rows][(heads + 2 kv_heads) * dim] */
+    const float *context_k, *context_v; /* [context_rows][kv_heads * dim] */
+    const float *q_norm, *k_norm;       /* [dim], or NULL */
+    const float *cos, *sin;             /* [at least position + rows][half], or NULL */
+    const float *k_before, *v_before;   /* [kv_heads][capacity][dim]; copied where they are not the caches themselves */
     float *k_cache, *v_cache;
     float *out; /* [rows][heads * dim] */
     size_t rows, heads, kv_heads, dim, capacity, position, half;
-    size_t window; /* 0: none */
+    size_t context_rows; /* of at most `position` */
+    size_t window;       /* 0: none */
     float scale, epsilon, softcap;
     int causal;
 } fr_attention;
