@@ -22,6 +22,8 @@ WEIGHTS = "weights.bin"
 ALIGNMENT = 4096
 INLINE_BYTES = 1024
 """Constants up to this size stay in the graph file, where shape inference can see them."""
+TYPES: Mapping[ir.DataType, DType] = {ir.DataType.FLOAT: "float32", ir.DataType.INT64: "int64"}
+"""What the runtime binds as inputs and outputs of ONNX Runtime."""
 
 
 def write(graphs: CompiledGraphs, folder: Path) -> dict[str, GraphInterface]:
@@ -34,9 +36,11 @@ def write(graphs: CompiledGraphs, folder: Path) -> dict[str, GraphInterface]:
     return write_graphs({"round": graphs.round, "plain": graphs.plain}, folder)
 
 
-def write_graphs(models: Mapping[str, ir.Model], folder: Path) -> dict[str, GraphInterface]:
+def write_graphs(
+    models: Mapping[str, ir.Model], folder: Path, types: Mapping[ir.DataType, DType] = TYPES
+) -> dict[str, GraphInterface]:
     """Write `NAME.onnx` for each model and the weights file that they share; see `write`."""
-    interfaces = {name: _interface(model, f"{name}.onnx") for name, model in models.items()}
+    interfaces = {name: interface_of(model, f"{name}.onnx", types) for name, model in models.items()}
     with (folder / WEIGHTS).open("wb") as file:
         weights = _Weights(file)
         for name, model in models.items():
@@ -81,25 +85,29 @@ def _with_external_weights(model: ir.Model, weights: _Weights) -> ir.Model:
     return copy
 
 
-def _interface(model: ir.Model, file: str) -> GraphInterface:
+def interface_of(model: ir.Model, file: str, types: Mapping[ir.DataType, DType] = TYPES) -> GraphInterface:
+    """Return a graph's inputs, outputs and states as the manifest has them; `file` is the one that holds the graph.
+
+    Raises:
+        EngineError: one has a type that is not among `types`.
+    """
     outputs = {str(value.name): value for value in model.graph.outputs}
     states = [value for value in model.graph.inputs if f"{value.name}.out" in outputs]
     others = [value for value in model.graph.inputs if value not in states]
     results = [value for name, value in outputs.items() if name not in {f"{state.name}.out" for state in states}]
     return GraphInterface(
         file=file,
-        inputs=tuple(TensorInterface(str(value.name), *_type(value)) for value in others),
-        outputs=tuple(TensorInterface(str(value.name), *_type(value)) for value in results),
-        states=tuple(StateInterface(str(value.name), f"{value.name}.out", *_type(value)) for value in states),
+        inputs=tuple(TensorInterface(str(value.name), *_type(value, types)) for value in others),
+        outputs=tuple(TensorInterface(str(value.name), *_type(value, types)) for value in results),
+        states=tuple(StateInterface(str(value.name), f"{value.name}.out", *_type(value, types)) for value in states),
     )
 
 
-def _type(value: ir.Value) -> tuple[DType, tuple[int | str, ...]]:
+def _type(value: ir.Value, types: Mapping[ir.DataType, DType]) -> tuple[DType, tuple[int | str, ...]]:
     """Return dtype and shape as the manifest spells them."""
-    names: dict[ir.DataType | None, DType] = {ir.DataType.FLOAT: "float32", ir.DataType.INT64: "int64"}
-    if value.dtype not in names or value.shape is None:
+    if value.dtype is None or value.dtype not in types or value.shape is None:
         raise EngineError(
-            f"{value.name}: graph inputs and outputs must be float32 or int64 of known rank; "
+            f"{value.name}: graph inputs and outputs must be {' or '.join(sorted(types.values()))} of known rank; "
             f"found {value.dtype} {value.shape}"
         )
-    return names[value.dtype], tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)
+    return types[value.dtype], tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)
