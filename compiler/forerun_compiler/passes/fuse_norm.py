@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from forerun_compiler.graph import integer, number
 from forerun_compiler.number_formats.linear_int8 import GATED, LINEAR
-from forerun_compiler.passes.own_attention import DEFAULT_EPSILON
+from forerun_compiler.passes.attention_heads import DEFAULT_EPSILON
 from forerun_compiler.passes.quantize_int8 import OPERATORS
 
 NORM = 3

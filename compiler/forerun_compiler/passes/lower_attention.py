@@ -180,7 +180,7 @@ def _lower_block(
         )
     seqlens, total = lengths.of(position, k, 2, sizes.rows, node)
     emit = Emitter(graph, prefix, before=node)
-    write = _context_write(node)
+    write = context_write(node)
     if write is None:
         written = [emit("TensorScatter", cache, new, position, axis=2) for cache, new in ((k_cache, k), (v_cache, v))]
     else:
@@ -194,7 +194,7 @@ def _lower_block(
         graph.remove(write, safe=True)
 
 
-def _context_write(node: ir.Node) -> ir.Node | None:
+def context_write(node: ir.Node) -> ir.Node | None:
     """Return the CacheWrite that this attention, and nothing else, continues."""
     write = producer(node.inputs[3], dialect.CacheWrite.OP_TYPE, dialect.DOMAIN)
     if write is None or list(write.outputs) != list(node.inputs[3:5]):

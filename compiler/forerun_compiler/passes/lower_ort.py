@@ -24,6 +24,7 @@ from forerun_compiler.passes.lower_attention import lower_attention
 from forerun_compiler.passes.lower_experts import lower_experts
 from forerun_compiler.passes.lower_linear import lower_linear
 from forerun_compiler.passes.own_attention import own_attention
+from forerun_compiler.passes.own_block_attention import own_block_attention
 from forerun_compiler.passes.quantize_int4 import quantize_int4
 from forerun_compiler.passes.quantize_int8 import Form, quantize_int8
 from forerun_compiler.passes.quantize_int8_static import quantize_int8_static
@@ -69,8 +70,8 @@ def passes_for(engine: EngineTarget) -> tuple[Pass, ...]:
 
 
 def _attentions(model: ir.Model) -> int:
-    """Lower what our own operator computes, then the rest."""
-    return own_attention(model) + lower_attention(model)
+    """Lower what our own operators compute, then the rest."""
+    return own_attention(model) + own_block_attention(model) + lower_attention(model)
 
 
 PASSES = passes_for(EngineTarget())
