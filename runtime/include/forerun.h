@@ -75,7 +75,7 @@ typedef struct forerun_facts {
     const char *name;                /* the recipe's name */
     const char *target_architecture; /* for example "Qwen3ForCausalLM" */
     const char *drafter_family;      /* for example "dspark" */
-    const char *backend;             /* "onnxruntime" or "reference" */
+    const char *backend;             /* "onnxruntime", "reference", or what forerun_graphs says */
     const char *backend_version;     /* of the execution library */
     int64_t vocab_size;
     int64_t draft_len;     /* K: draft tokens of a round */
@@ -88,6 +88,38 @@ typedef struct forerun_facts {
     size_t n_states;      /* for forerun_state */
     int32_t threads;      /* as used */
 } forerun_facts;
+
+typedef enum forerun_graph {
+    FORERUN_GRAPH_ROUND = 0, /* verify, accept, draft */
+    FORERUN_GRAPH_PLAIN = 1  /* the target alone */
+} forerun_graph;
+
+/* Graphs on an NVIDIA GPU that an outside library (TensorRT) runs. forerun owns the device memory, one stream and the
+ * rounds: it has each graph enqueued once for each width, captures that as a CUDA graph, and launches it from then on.
+ * A width is a number of tokens: draft_len + 1 (plain: 1) while decoding, prefill_chunk while prefilling.
+ *
+ * The callbacks are called by forerun_open_graphs and forerun_start, on the thread that calls these, with the device's
+ * primary context current, and never within a round. 0 is success; after another result `message` is asked for the
+ * reason, one UTF-8 line that must live until the next callback. What they refer to (contexts, engines, `user`) must
+ * live until forerun_close. The struct and its strings may go once forerun_open_graphs has returned. */
+typedef struct forerun_graphs {
+    size_t struct_size;
+    const char *engine;          /* the engine's folder, as the manifest lists it: its interface is what is bound */
+    const char *library;         /* for forerun_facts.backend: "tensorrt-rtx"; NULL = "cuda" */
+    const char *library_version; /* for forerun_facts.backend_version; NULL = "unknown" */
+    void *user;                  /* handed to every callback */
+    /* Input or output `tensor` of the graph at this width stands at `device_address`, a multiple of 256, from now on.
+     * A cache and its output have one address: the graph updates it in place. Called for all tensors of a graph and
+     * width before it is enqueued, and at most once. */
+    int (*bind)(void *user, forerun_graph graph, int64_t width, const char *tensor, uint64_t device_address);
+    /* Enqueues the graph on `stream`, a CUstream (cudaStream_t), and does not wait. The first time of a graph and width
+     * runs at once, so that a library may allocate; the others are captured, where it must neither allocate nor wait
+     * nor use another stream. */
+    int (*enqueue)(void *user, forerun_graph graph, int64_t width, void *stream);
+    const char *(*message)(void *user);
+    const char *cuda_library; /* path of NVIDIA's driver; NULL = "libcuda.so.1" as the dynamic linker finds it */
+    int32_t device;           /* as CUDA numbers those that this process sees */
+} forerun_graphs;
 
 typedef enum forerun_decoding {
     FORERUN_SPECULATIVE = 0, /* verify a draft every round */
@@ -134,7 +166,8 @@ typedef struct forerun_round {
     int64_t loop_ns;               /* everything else between entry and return of forerun_step */
 } forerun_round;
 
-/* One state buffer: a cache, or the probabilities of the draft. Valid until forerun_close. */
+/* One state buffer: a cache, or the probabilities of the draft. Valid until forerun_close. On a GPU these are device
+ * addresses, which the host cannot read, and only caches are updated in place. */
 typedef struct forerun_state_info {
     size_t struct_size;
     const char *name;
@@ -171,6 +204,16 @@ FORERUN_API forerun_status forerun_open(const char *bundle, const forerun_option
 
 /* Opens a table model: same loop, no execution library, no files. The tables are copied. */
 FORERUN_API forerun_status forerun_open_table(const forerun_table *table, forerun_engine **out, forerun_error *error);
+
+/* Opens a bundle, checked as by forerun_open, whose rounds an outside library runs on a GPU: a decoding round is one
+ * launch of a CUDA graph and one wait. Takes all device and pinned memory, and captures the decoding round; the other
+ * graphs follow at the first forerun_start that needs them. The device's primary context becomes current on threads
+ * that call forerun with this engine. `options` may be NULL. After the loss of the device every call fails, and says
+ * so.
+ */
+FORERUN_API forerun_status forerun_open_graphs(const char *bundle, const forerun_options *options,
+                                               const forerun_graphs *graphs, forerun_engine **out,
+                                               forerun_error *error);
 
 /* Frees everything. NULL is fine. */
 FORERUN_API void forerun_close(forerun_engine *engine);

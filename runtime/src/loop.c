@@ -82,15 +82,15 @@ static forerun_status check_prompt(const fr_model *model, const int64_t *prompt,
 /* Everything that this generation will run, so that no round has to prepare it. */
 static forerun_status prepare_runs(fr_loop *self, forerun_error *error) {
     fr_backend *backend = self->backend;
-    size_t chunk = (size_t)self->model->prefill_chunk, fixed = backend->prefill_width;
-    const fr_run runs[3] = {
-        {graph_of(self), FORERUN_DECODE, decode_width(self)},
-        {graph_of(self), FORERUN_PREFILL,
-         fixed > 0                 ? fixed
-         : self->n_prompt >= chunk ? chunk
-                                   : 0},
-        {graph_of(self), FORERUN_PREFILL, fixed > 0 ? 0 : self->n_prompt % chunk},
-    };
+    size_t chunk = (size_t)self->model->prefill_chunk, full = self->n_prompt >= chunk ? chunk : 0;
+    size_t rest = self->n_prompt % chunk;
+    if (backend->prefill_width > 0) {
+        full = backend->prefill_width;
+        rest = 0;
+    }
+    const fr_run runs[3] = {{graph_of(self), FORERUN_DECODE, decode_width(self)},
+                            {graph_of(self), FORERUN_PREFILL, full},
+                            {graph_of(self), FORERUN_PREFILL, rest}};
     for (size_t i = 0; i < 3; i++) {
         if (runs[i].width == 0)
             continue;

@@ -1,5 +1,6 @@
 /* The public calls on an engine: argument checks, and the engine's parts put together. */
 #include "arena.h"
+#include "cuda_graphs.h"
 #include "files.h"
 #include "loop.h"
 #include "manifest.h"
@@ -35,8 +36,26 @@ static forerun_status missing(const char *name, forerun_error *error) {
     return fr_fail(error, FORERUN_INVALID_ARGUMENT, "%s must not be NULL.", name);
 }
 
+/* The engine of `graphs->engine`, whose interface the callbacks serve. */
+static forerun_status open_graphs(forerun_engine *engine, const char *folder, const forerun_graphs *graphs,
+                                  forerun_error *error) {
+    const fr_manifest *manifest = &engine->manifest;
+    for (size_t i = 0; i < manifest->n_engines; i++) {
+        const fr_engine *it = &manifest->engines[i];
+        if (strcmp(it->folder, graphs->engine) == 0)
+            return fr_cuda_graphs_open(&engine->arena, &manifest->model, &it->round, &it->plain, graphs,
+                                       &engine->backend, error);
+    }
+    return fr_fail(error, FORERUN_INVALID_ARGUMENT,
+                   "%s has no engine \"%.200s\"; it has %zu for GPUs%s%.200s%s. Choose one of them, or add it to the "
+                   "bundle.",
+                   folder, graphs->engine, manifest->n_engines, manifest->n_engines > 0 ? ", the first in \"" : "",
+                   manifest->n_engines > 0 ? manifest->engines[0].folder : "", manifest->n_engines > 0 ? "\"" : "");
+}
+
+/* `graphs` is NULL where ONNX Runtime runs the bundle. */
 static forerun_status open_parts(forerun_engine *engine, const char *bundle, const forerun_options *options,
-                                 forerun_error *error) {
+                                 const forerun_graphs *graphs, forerun_error *error) {
     char *data, *folder = fr_arena_text(&engine->arena, bundle, strlen(bundle));
     size_t length;
     if (folder == NULL)
@@ -46,7 +65,9 @@ static forerun_status open_parts(forerun_engine *engine, const char *bundle, con
         status = fr_file_read(&engine->arena, folder, "vocab.bin", VOCAB_BYTES, &data, &length, error);
     if (status == FORERUN_OK)
         status = fr_vocab_parse("vocab.bin", data, length, &engine->vocab, error);
-    if (status == FORERUN_OK)
+    if (status == FORERUN_OK && graphs != NULL)
+        status = open_graphs(engine, folder, graphs, error);
+    else if (status == FORERUN_OK)
         status = fr_onnxruntime_open(&engine->arena, folder, &engine->manifest,
                                      options != NULL ? options->onnxruntime_library : NULL,
                                      options != NULL ? options->threads : 0, &engine->backend, error);
@@ -55,8 +76,8 @@ static forerun_status open_parts(forerun_engine *engine, const char *bundle, con
     return status;
 }
 
-forerun_status forerun_open(const char *bundle, const forerun_options *options, forerun_engine **out,
-                            forerun_error *error) {
+static forerun_status open_bundle(const char *bundle, const forerun_options *options, const forerun_graphs *graphs,
+                                  forerun_engine **out, forerun_error *error) {
     if (bundle == NULL || out == NULL)
         return missing(bundle == NULL ? "bundle" : "out", error);
     if (options != NULL) {
@@ -70,12 +91,33 @@ forerun_status forerun_open(const char *bundle, const forerun_options *options, 
     forerun_engine *engine = calloc(1, sizeof *engine);
     if (engine == NULL)
         return fr_fail(error, FORERUN_OUT_OF_MEMORY, "No memory to open %s.", bundle);
-    forerun_status status = open_parts(engine, bundle, options, error);
+    forerun_status status = open_parts(engine, bundle, options, graphs, error);
     if (status != FORERUN_OK)
         forerun_close(engine);
     else
         *out = engine;
     return status;
+}
+
+forerun_status forerun_open(const char *bundle, const forerun_options *options, forerun_engine **out,
+                            forerun_error *error) {
+    return open_bundle(bundle, options, NULL, out, error);
+}
+
+forerun_status forerun_open_graphs(const char *bundle, const forerun_options *options, const forerun_graphs *graphs,
+                                   forerun_engine **out, forerun_error *error) {
+    if (graphs == NULL)
+        return missing("graphs", error);
+    forerun_status status = check_size("forerun_graphs", graphs->struct_size, sizeof *graphs, error);
+    if (status != FORERUN_OK)
+        return status;
+    if (graphs->engine == NULL || graphs->bind == NULL || graphs->enqueue == NULL || graphs->message == NULL)
+        return missing(graphs->engine == NULL    ? "graphs.engine"
+                       : graphs->bind == NULL    ? "graphs.bind"
+                       : graphs->enqueue == NULL ? "graphs.enqueue"
+                                                 : "graphs.message",
+                       error);
+    return open_bundle(bundle, options, graphs, out, error);
 }
 
 forerun_status forerun_open_table(const forerun_table *table, forerun_engine **out, forerun_error *error) {
