@@ -14,6 +14,7 @@ from forerun_compiler.passes.emitter import Emitter
 from forerun_compiler.passes.fuse_recurrence import fuse_recurrence
 from forerun_compiler.passes.quantize_int8 import OPERATORS
 from hand_graphs import FLOAT, INT, Array, constant, make_model, node, op_types, run
+from tiny_pairs import pair
 
 E, T = 20, "T"
 """No multiple of a vector; any number of rows."""
@@ -254,3 +255,13 @@ def test_the_last_step_of_a_walk_stays() -> None:
     z = thirds()
     split, *_, out = step(z, states())
     check_left([z], [split, out], out.outputs)
+
+
+@pytest.mark.parametrize("walk", ["greedy", "sampled"])
+def test_the_walks_of_a_recurrent_drafter(walk: str) -> None:
+    """As they are traced: every step but the last."""
+    parts = pair(agree=False, head="rnn").parts
+    model = (parts.drafter.greedy if walk == "greedy" else parts.drafter.sampled).clone()
+    assert apply(model) == parts.draft_len - 1
+    assert op_types(model).count("Tanh") == 1
+    assert "Sigmoid" not in op_types(model)
