@@ -52,11 +52,26 @@ def plan_build(recipe: Recipe, output: Path) -> Needs:
     Raises:
         ResourceError: this machine cannot hold it.
         BundleError: `output` holds something that a build must not replace.
+        EngineError: an engine of the recipe cannot be built here, or not with its precision.
     """
     check_output(output)
+    check_devices(recipe)
     needs = estimate(recipe)
     check_fits(needs, this_machine(output), output)
     return needs
+
+
+def check_devices(recipe: Recipe) -> None:
+    """Refuse engines of GPUs that the recipe's precisions, or what is installed here, do not allow.
+
+    Raises:
+        EngineError: says what is missing and what to change.
+    """
+    for engine in recipe.engines:
+        if engine.backend != ONNXRUNTIME:
+            from forerun_compiler.device_engines import check_device_engine
+
+            check_device_engine(engine, engine.precision or recipe.precision)
 
 
 def build(

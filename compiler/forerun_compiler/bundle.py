@@ -9,7 +9,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -47,6 +47,7 @@ __all__ = [
     "Source",
     "StateInterface",
     "TensorInterface",
+    "add_files",
     "check_bundle",
     "check_file",
     "check_output",
@@ -114,6 +115,17 @@ def update_manifest(folder: Path, change: Callable[[Manifest], Manifest]) -> Man
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     return manifest
+
+
+def add_files(folder: Path, added: Sequence[str], engines: tuple[EngineTarget, ...]) -> Manifest:
+    """Enter the files of new folders of a bundle in its manifest, with the engines that they belong to."""
+    files = {}
+    for name in added:
+        for file, entry in _hash_files(folder / name).items():
+            files[f"{name}/{file}"] = entry
+    return update_manifest(
+        folder, lambda now: replace(now, files=dict(sorted({**now.files, **files}.items())), engines=engines)
+    )
 
 
 def write_bundle(folder: Path, fill: Callable[[Path], Manifest]) -> Manifest:

@@ -31,9 +31,11 @@ OnProgress = Callable[[str, int, int], None]  # stage, done, total (0 = not know
 
 @dataclass(frozen=True)
 class DeviceGraphs:
-    """An engine of a GPU, and what gives its graphs."""
+    """An engine of a GPU, the precision of its layers, and what gives its graphs."""
 
     engine: EngineTarget
+    precision: Precision
+    facts: ModelFacts
     lower: Callable[[], CompiledGraphs]
 
 
@@ -107,7 +109,9 @@ def compile_linked(
         graphs=graphs,
         precision_map=weigh_layers(linked.round, choices, calibration),
         devices=tuple(
-            DeviceGraphs(engine, partial(lower, engine)) for engine in recipe.engines if engine.backend != ONNXRUNTIME
+            DeviceGraphs(engine, precision_of(recipe, engine), linked.facts, partial(lower, engine))
+            for engine in recipe.engines
+            if engine.backend != ONNXRUNTIME
         ),
     )
 

@@ -115,15 +115,20 @@ class Precision(_Strict):
     overrides: tuple[Override, ...] = ()
 
     @property
+    def schemes(self) -> tuple[str, ...]:
+        """Every scheme that a linear layer may have, each once."""
+        parts = (self.target, self.drafter, self.lm_head, self.drafter_lm_head)
+        return tuple(dict.fromkeys((*parts, *(override.scheme for override in self.overrides))))
+
+    @property
     def is_quantized(self) -> bool:
         """Whether any linear layer may be anything but float32."""
-        parts = (self.target, self.drafter, self.lm_head, self.drafter_lm_head)
-        return any(scheme != DENSE for scheme in (*parts, *(override.scheme for override in self.overrides)))
+        return any(scheme != DENSE for scheme in self.schemes)
 
 
 @dataclass(frozen=True)
 class PlanSummary(_Strict):
-    """What a built engine holds, as read from it: kernels, products by operand type ("half", "fp8", ...), memory.
+    """What a built engine runs while decoding, as read from it: kernels, and products by operands ("fp8", ...).
 
     `device_memory` are bytes beside weights and states; `capturable`: a CUDA graph can hold a run of it.
     """

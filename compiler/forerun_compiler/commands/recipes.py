@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from forerun_compiler.commands.shared import JSON, THREADS, calibrations, fields, print_result, progress_bar
 
+if TYPE_CHECKING:
+    from forerun_compiler.manifest import Manifest
+
 
 @click.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=click.Path(path_type=Path), required=False)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The bundle's folder.")
 @click.option("--dry-run", is_flag=True, help="State what the build needs, check that it fits, and stop.")
+@click.option("--only", type=click.Choice(["engines"]), help="Add engines to the bundle at the output; no RECIPE.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    help='With --only engines: a compute capability ("8.6"), or tensorrt for this machine\'s GPU; may be given again.',
+)
 @JSON
-def build(recipe: Path, output: Path, dry_run: bool, as_json: bool) -> None:
+def build(
+    recipe: Path | None, output: Path, dry_run: bool, only: str | None, targets: tuple[str, ...], as_json: bool
+) -> None:
     """Build a bundle from RECIPE; an earlier one at the output is replaced when the new one is complete.
+
+    With --only engines, build engines for further GPUs from the graphs in the bundle at the output: no checkpoint is
+    read and nothing is traced.
 
     \b
     Example:  build-engine build recipes/demo.yaml -o artifacts/demo
+              build-engine build --only engines --target 8.6 -o artifacts/demo-tensorrt
     JSON:     bundle, needs {parameters, ram, disk, seconds}, seconds, files {NAME: {size, sha256}}
               (the last two not with --dry-run; sizes in bytes)
     """
@@ -30,6 +46,15 @@ def build(recipe: Path, output: Path, dry_run: bool, as_json: bool) -> None:
     from forerun_compiler.recipe import load_recipe
 
     start = time.monotonic()
+    if only is not None:
+        if recipe is not None or dry_run or not targets:
+            raise click.UsageError("--only engines takes --target and --output: leave out RECIPE and --dry-run")
+        manifest = _add_engines(output, targets)
+        result = {"bundle": str(output), "seconds": round(time.monotonic() - start, 3), "files": manifest.files}
+        print_result(result, report.built_text(manifest, output), as_json)
+        return
+    if recipe is None or targets:
+        raise click.UsageError("give RECIPE, and --target only with --only engines")
     parsed = load_recipe(recipe)
     needs = building.plan_build(parsed, output)
     click.echo(f"{parsed.name}: {report.needs_text(needs)}", err=True)
@@ -41,6 +66,13 @@ def build(recipe: Path, output: Path, dry_run: bool, as_json: bool) -> None:
     seconds = round(time.monotonic() - start, 3)
     result = {"bundle": str(output), "needs": needs, "seconds": seconds, "files": manifest.files}
     print_result(result, report.built_text(manifest, output), as_json)
+
+
+def _add_engines(bundle: Path, targets: tuple[str, ...]) -> Manifest:
+    from forerun_compiler.add_engines import add_engines
+
+    with progress_bar() as progress:
+        return add_engines(bundle, targets, progress)
 
 
 @click.command()
