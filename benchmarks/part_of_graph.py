@@ -22,9 +22,10 @@ PRODUCTS = frozenset(
     {"MatMul", "Gemm", "FusedMatMul", "MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat"}
     | {"DynamicQuantizeMatMul", "QLinearMatMul", LINEAR, GATED}
 )
-ATTENTION = frozenset({"CachedAttention", "GroupQueryAttention", "TensorScatter"})
-"""With the writes of caches: the target's are done by the attention's own kernel, the drafter's apart."""
-IN_PLACE = {"CachedAttention": {1: 1, 2: 2}, "GroupQueryAttention": {1: 3, 2: 4}, "TensorScatter": {0: 0}}
+ATTENTION = frozenset({"CachedAttention", "BlockAttention", "GroupQueryAttention", "TensorScatter"})
+"""With the writes of caches, which the library's kernel does not do for a drafter's block."""
+IN_PLACE = {"CachedAttention": {1: 1, 2: 2}, "BlockAttention": {1: 3, 2: 4}, "GroupQueryAttention": {1: 3, 2: 4}}
+IN_PLACE |= {"TensorScatter": {0: 0}}
 """By op: which output is written into the buffer of which input."""
 
 _OF_A_PRODUCT = 3
