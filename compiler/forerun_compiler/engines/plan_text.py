@@ -23,7 +23,7 @@ _TENSOR = re.compile(
 )
 _REGION = re.compile(r"^  region = \{ ([^}]*) \}", re.MULTILINE)
 _STATEMENT = re.compile(r"\n  (?=\w+=\{)")
-_LAYER = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+_LAYER = re.compile(r'\[ONNX Layer: ([^\x1f"\n]*)\]')
 # TensorRT appends a number to every tensor of the network, and the profile's to all but the first profile's.
 _SUFFIX = re.compile(r"( \[profile \d+\])?\.\d+$")
 
@@ -62,7 +62,7 @@ class Statement:
     @property
     def layers(self) -> tuple[str, ...]:
         """Return the ONNX nodes that it computes."""
-        return tuple(_SUFFIX.sub("", f"{name}.0") for name in _LAYER.findall(self.text))
+        return tuple(_LAYER.findall(self.text))
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def installed_version(backend: str) -> str:
     """
     library = LIBRARIES[backend]
     fix = f"install it with: pip install 'forerun[{library.extra}]'"
-    if find_spec(library.module) is None:
+    if not _is_there(library.module):
         raise EngineError(f"{backend}: the Python package {library.module!r} is not installed; {fix}")
     found = next(filter(None, map(_version, library.distributions)), None)
     if found is None:
@@ -97,6 +97,13 @@ def installed_version(backend: str) -> str:
 def reason_to_ignore(message: str) -> str | None:
     """Return why a warning is no error, or None for one that is."""
     return next((each.reason for each in UNDERSTOOD if each.pattern.search(message)), None)
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ImportError:  # a finder that refuses the name
+        return False
 
 
 def _version(distribution: str) -> str | None:
