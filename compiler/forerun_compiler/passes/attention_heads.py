@@ -16,7 +16,7 @@ from forerun_compiler.passes.emitter import Emitter, operands
 from forerun_compiler.passes.row_layout import SWAP
 
 HEAD_DIM_MULTIPLE, MAX_HEAD_DIM = 16, 256
-"""The head dims that the operator takes."""
+"""The head dims that the operators take."""
 DEFAULT_EPSILON = 1e-5
 """Of RMSNormalization in ONNX."""
 
@@ -92,7 +92,7 @@ def size_of(value: ir.Value, axis: int) -> int:
 
 
 def _fits(q: ir.Value, k: ir.Value, v: ir.Value, k_cache: ir.Value) -> bool:
-    """Whether the operator takes these shapes: one sequence, known heads, one head dim of those it has loops for."""
+    """Whether the operators take these shapes: one sequence, known heads, one head dim of those they have loops for."""
     heads, kv_heads, head_dim = size_of(q, 1), size_of(k, 1), size_of(q, 3)
     return (
         size_of(q, 0) == 1
@@ -107,7 +107,7 @@ def _fits(q: ir.Value, k: ir.Value, v: ir.Value, k_cache: ir.Value) -> bool:
 
 
 def heads_of(value: ir.Value) -> Heads | None:
-    """Return what made [1,H,T,D], or None where a step is none of the operator's."""
+    """Return what made [1,H,T,D], or None where a step is none of the operators'."""
     heads, head_dim = size_of(value, 1), size_of(value, 3)
     rotation, norm, epsilon = None, None, 0.0
     if (turn := producer(value, "RotaryEmbedding")) is not None:

@@ -3,8 +3,9 @@
 The operator does what stands between the product of q, k and v and the one of the output: splits into heads, norms of
 each head, rotation, the caches' writes and the attention. A graph reaches CachedAttention through Reshape,
 RMSNormalization, Transpose and RotaryEmbedding; where each of them is exactly what the operator does, they go. What is
-not (interleaved rotations, computed norms, head dims that the operator does not take, block masks) stays for
-`lower_attention`. Linears are best stacked before: then the rows of q, k and v stand side by side already.
+not (interleaved rotations, computed norms, head dims that the operator does not take) stays for `lower_attention`;
+a drafter's blocks are `own_block_attention`'s. Linears are best stacked before: then the rows of q, k and v stand side
+by side already.
 """
 
 from __future__ import annotations
