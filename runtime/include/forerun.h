@@ -110,7 +110,7 @@ typedef struct forerun_graphs {
     void *user;                  /* handed to every callback */
     /* Input or output `tensor` of the graph at this width stands at `device_address`, a multiple of 256, from now on.
      * A cache and its output have one address: the graph updates it in place. Called for all tensors of a graph and
-     * width before it is enqueued, and at most once. */
+     * width before it is enqueued for the first time, and again only after that failed. */
     int (*bind)(void *user, forerun_graph graph, int64_t width, const char *tensor, uint64_t device_address);
     /* Enqueues the graph on `stream`, a CUstream (cudaStream_t), and does not wait. The first time of a graph and width
      * runs at once, so that a library may allocate; the others are captured, where it must neither allocate nor wait

@@ -22,9 +22,6 @@ DRIVER(cuInit, (unsigned flags)) {
 
 DRIVER(cuDriverGetVersion, (int *out)) {
     ENTER(fake_enter("cuDriverGetVersion"));
-#ifdef FAKE_CUDA_OLD
-    fake.version = 11040;
-#endif
     *out = fake.version;
     return CUDA_SUCCESS;
 }
