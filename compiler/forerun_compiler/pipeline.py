@@ -17,9 +17,12 @@ from forerun_compiler.manifest import EngineTarget, Precision
 from forerun_compiler.passes.assign_precision import Choice, assign_precision, layer_names, named_by
 from forerun_compiler.passes.link_round import Parts, link_plain, link_round
 from forerun_compiler.passes.lower_ort import lower_ort, passes_for
+from forerun_compiler.passes.lower_tensorrt import lower_tensorrt
+from forerun_compiler.passes.lower_tensorrt import passes_for as tensorrt_passes
 from forerun_compiler.passes.name_products import name_products
 from forerun_compiler.passes.share_weights import share_weights
 from forerun_compiler.recipe import Recipe
+from forerun_compiler.schemes import ONNXRUNTIME
 from forerun_compiler.target import Target, load_target, trace_target
 
 OnStage = Callable[[str], None]
@@ -106,11 +109,18 @@ def lower_linked(
     choices, _ = (assign_precision(graph, precision) for graph in graphs)
     stages = (
         *((_Stage("set activation ranges", set_ranges),) if set_ranges is not None else ()),
-        _Stage("lower to ONNX Runtime", lambda model: lower_ort(model, passes_for(engine))),
+        _lowering(engine),
         _Stage("share equal constants", share_weights),
     )
     _run(stages, graphs, on_stage)
     return CompiledGraphs(*graphs, linked.facts, choices)
+
+
+def _lowering(engine: EngineTarget) -> _Stage:
+    if engine.backend == ONNXRUNTIME:
+        return _Stage("lower to ONNX Runtime", lambda model: lower_ort(model, passes_for(engine)))
+    passes = tensorrt_passes(engine.dtype)
+    return _Stage("lower to TensorRT", lambda model: lower_tensorrt(model, passes))
 
 
 def _run(stages: tuple[_Stage, ...], graphs: tuple[ir.Model, ...], on_stage: OnStage) -> None:

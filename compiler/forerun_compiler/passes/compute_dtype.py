@@ -1,0 +1,129 @@
+"""Products, attention, caches and embedding tables in half precision; everything between them stays float32.
+
+What costs time and memory is stored and multiplied in the engine's dtype. Residual sums, norms, rotations, gates,
+softmax, acceptance and sampling are float32 between casts, which TensorRT fuses into their kernels: a float32 residual
+costs nothing at the few rows of a round, and features beyond float16's range get through it.
+
+A drafter's `fc` multiplies in float32: it reads the target's features, which may not fit into float16.
+"""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+from forerun_compiler.dialect import DOMAIN, Linear
+from forerun_compiler.errors import PassError
+from forerun_compiler.graph import Array, constant_array, find_nodes, output_named
+from forerun_compiler.passes.emitter import Emitter, operands
+from forerun_compiler.passes.name_products import DRAFTER
+from forerun_compiler.schemes import DENSE
+
+FLOAT = ir.DataType.FLOAT
+DTYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
+FLOAT32_LAYERS = (f"{DRAFTER}.fc",)
+
+
+def compute_dtype(model: ir.Model, dtype: str) -> int:
+    """Bring a graph, its attention lowered and its products not, to `dtype`; return how many nodes now compute in it.
+
+    Linears of other schemes than float32 stay as they are, for the passes that quantize them.
+
+    Raises:
+        PassError: a weight is too large for float16, by its layer's name.
+    """
+    if dtype == "float32":
+        return 0
+    half = _Half(model.graph, dtype)
+    products = [node for node in find_nodes(model.graph, Linear.OP_TYPE, DOMAIN) if _is_dense(node)]
+    tables = [node for node in find_nodes(model.graph, "Gather") if _is_table(operands(node, 1)[0])]
+    for node in tables:
+        half.read_table(node)
+    for node in products:
+        half.multiply(node)
+    writes, attentions = find_nodes(model.graph, "TensorScatter"), find_nodes(model.graph, "Attention")
+    for node in writes:
+        half.write_cache(node)
+    for node in attentions:
+        half.attend(node)
+    return len(tables) + len(products) + len(writes) + len(attentions)
+
+
+def _is_dense(node: ir.Node) -> bool:
+    linear = Linear.from_node(node)
+    return linear.scheme == DENSE and linear.layer not in FLOAT32_LAYERS
+
+
+def _is_table(value: ir.Value) -> bool:
+    return value.const_value is not None and value.dtype == FLOAT and len(value.const_value.shape) == 2
+
+
+class _Half:
+    """Puts casts around nodes of one graph; weights are converted once."""
+
+    def __init__(self, graph: ir.Graph, dtype: str) -> None:
+        self._graph, self._dtype, self._name = graph, DTYPES[dtype], dtype
+        self._stored: dict[ir.Value, ir.Value] = {}
+
+    def read_table(self, node: ir.Node) -> None:
+        table = operands(node, 1)[0]
+        node.replace_input_with(0, self._store(table, f"the table {table.name}"))
+        self._widen(node)
+
+    def multiply(self, node: ir.Node) -> None:
+        _, weight = operands(node, 2)
+        self._narrow(node, 0)
+        node.replace_input_with(1, self._store(weight, f"layer {Linear.from_node(node).layer}"))
+        self._widen(node)
+
+    def write_cache(self, node: ir.Node) -> None:
+        """Let a cache, input and output of the graph, be of the dtype."""
+        cache = operands(node, 1)[0]
+        assert cache.is_graph_input()
+        for value in (cache, output_named(self._graph, f"{cache.name}.out")):
+            value.type = ir.TensorType(self._dtype)
+        self._narrow(node, 1)
+
+    def attend(self, node: ir.Node) -> None:
+        self._narrow(node, 0)
+        self._widen(node)
+
+    def _narrow(self, node: ir.Node, index: int) -> None:
+        emit = Emitter(self._graph, f"{node.name}.narrow.", before=node)
+        wide = operands(node, index + 1)[index]
+        narrow = emit("Cast", wide, to=int(self._dtype))
+        narrow.type, narrow.shape = ir.TensorType(self._dtype), wide.shape
+        node.replace_input_with(index, narrow)
+
+    def _widen(self, node: ir.Node) -> None:
+        (out,) = node.outputs
+        users = out.uses()
+        after = ir.node("Cast", [out], {"to": int(FLOAT)}, outputs=[ir.val(f"{out.name}.wide", FLOAT, out.shape)])
+        after.name = f"{node.name}.widen"
+        self._graph.insert_after(node, after)
+        out.type = ir.TensorType(self._dtype)
+        for use in users:
+            use.node.replace_input_with(use.idx, after.outputs[0])
+
+    def _store(self, weight: ir.Value, where: str) -> ir.Value:
+        if weight not in self._stored:
+            array = constant_array(weight)
+            if array is None:
+                raise PassError(f"{where}: expected a constant weight, found the computed {weight.name!r}")
+            tensor = ir.tensor(self._converted(array, where), name=f"{weight.name}.{self._name}")
+            stored = ir.val(str(tensor.name), tensor.dtype, array.shape, const_value=tensor)
+            self._graph.register_initializer(stored)
+            self._stored[weight] = stored
+        return self._stored[weight]
+
+    def _converted(self, array: Array, where: str) -> Array:
+        if self._dtype == ir.DataType.BFLOAT16:
+            return array.astype(ml_dtypes.bfloat16)
+        largest = np.finfo(np.float16).max
+        if (found := float(np.abs(array).max(initial=0.0))) > largest:
+            raise PassError(
+                f"{where}: a weight of {found:g} does not fit into float16, whose largest number is {largest:g}; "
+                "build the engine with dtype: bfloat16"
+            )
+        return array.astype(np.float16)

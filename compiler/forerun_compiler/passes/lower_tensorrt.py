@@ -1,0 +1,69 @@
+"""From the dialect to what TensorRT builds into one engine that a CUDA graph can hold: an ordered table of passes.
+
+Standard operators of opset 24, no branch, no loop, every state written in place. T, the tokens of a run, stays open: an
+engine gets one profile for decoding (draft_len + 1 rows, plain decoding 1) and one for prefill, and holds its weights
+once for both. The graph runs on ONNX Runtime's CPU provider as well, in float32 and float16, which is how its numbers
+are checked without a GPU.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from forerun_compiler import dialect
+from forerun_compiler.errors import PassError
+from forerun_compiler.passes.compute_dtype import compute_dtype
+from forerun_compiler.passes.count_leading import count_leading
+from forerun_compiler.passes.feedback import add_feedback
+from forerun_compiler.passes.flatten_branches import flatten_branches
+from forerun_compiler.passes.lower_experts import lower_experts
+from forerun_compiler.passes.lower_linear import lower_linear
+from forerun_compiler.passes.lower_ort import Pass, run_pass
+from forerun_compiler.passes.quantize_fp8 import quantize_fp8
+from forerun_compiler.passes.quantize_int4 import quantize_int4
+from forerun_compiler.passes.quantize_int8_static import quantize_int8_static
+from forerun_compiler.passes.quantize_nvfp4 import quantize_nvfp4
+from forerun_compiler.passes.scatter_states import scatter_states
+from forerun_compiler.passes.stack_products import stack_products
+from forerun_compiler.passes.tensorrt_attention import tensorrt_attention
+
+IR_VERSION = 11
+"""The first that has initializers of four bits in floating point."""
+
+
+def passes_for(dtype: str) -> tuple[Pass, ...]:
+    """Return the ordered passes for an engine that computes in `dtype` where a layer's scheme says nothing else."""
+    return (
+        Pass("flatten branches", flatten_branches, must_fire=True),
+        # Plain decoding tests no draft.
+        Pass("count leading rows", count_leading, must_fire=False),
+        Pass("stack products", stack_products, must_fire=False),
+        Pass("lower attention and caches", tensorrt_attention, must_fire=True),
+        Pass("lower experts", lower_experts, must_fire=False),
+        Pass("compute in the engine's dtype", lambda model: compute_dtype(model, dtype), must_fire=dtype != "float32"),
+        Pass("quantize fp8", quantize_fp8, must_fire=False),
+        Pass("quantize nvfp4", lambda model: quantize_nvfp4(model, "standard"), must_fire=False),
+        Pass("quantize int8-static", quantize_int8_static, must_fire=False),
+        Pass("quantize int4", lambda model: quantize_int4(model, "standard"), must_fire=False),
+        # All layers but a drafter's `fc` may be quantized.
+        Pass("lower dense products", lower_linear, must_fire=False),
+        Pass("scatter states", scatter_states, must_fire=False),
+        Pass("add feedback", add_feedback, must_fire=True),
+    )
+
+
+def lower_tensorrt(model: ir.Model, passes: tuple[Pass, ...]) -> dict[str, int]:
+    """Lower a linked graph in place; return how often each pass fired.
+
+    Raises:
+        PassError: a pass that must fire changed nothing, an op of the dialect is left, or the model has what TensorRT
+            cannot run.
+    """
+    model.ir_version = IR_VERSION
+    fired = {}
+    for step in passes:
+        fired[step.name] = run_pass(step, model)
+    if left := sorted({node.op_type for node in model.graph.all_nodes() if node.domain == dialect.DOMAIN}):
+        raise PassError(f"lowering {model.graph.name!r} for TensorRT left {', '.join(left)} of the dialect")
+    model.graph.opset_imports.pop(dialect.DOMAIN, None)
+    return fired

@@ -1,0 +1,159 @@
+"""CachedAttention and CacheWrite become TensorScatter and Attention with the rows of a decoding run as heads.
+
+TensorRT reads keys and values where they lie only if a head has one row; else it copies every cache in every run. So
+q [1,H,T,D] becomes [1,H*W,T/W,D], W being the rows of a decoding run: one row a head while decoding, T/W rows a head in
+prefill, where a copy of the caches serves a whole chunk. Head h*W+i holds rows i*T/W and on of query head h, and reads
+key-value head (h*W+i) // (H/G*W) = h // (H/G) as before. T must be a multiple of W.
+
+What a row sees is a mask, made once for a position and shared by all layers of the same window: TensorRT ignores
+Attention's own lengths, and its causal mask counts from row 0. A cache goes from the graph input NAME through one
+TensorScatter to the graph output `NAME.out`, which is what TensorRT keeps in place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from forerun_compiler import dialect
+from forerun_compiler.errors import PassError
+from forerun_compiler.graph import find_nodes, output_named, replace_node
+from forerun_compiler.passes.early_join import join_rows_early
+from forerun_compiler.passes.emitter import Emitter, operands
+from forerun_compiler.passes.merged_writes import MergedWrites, context_write, known_rows, row_count
+
+MOST_CACHE_ROWS = 20480
+"""TensorRT-RTX 1.7 has a kernel for one row a head up to here; with 24576 cache rows the build fails."""
+HEAD_DIMS = range(32, 257)
+"""32 to 256 build, 512 does not."""
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Static sizes of an attention over caches [1,G,C,D]: H heads, of whose T rows `spread` become heads."""
+
+    heads: int
+    head_dim: int
+    cache_rows: int
+    spread: int
+
+
+def tensorrt_attention(model: ir.Model) -> int:
+    """Replace every CachedAttention and CacheWrite of batch 1; return how many were replaced.
+
+    Raises:
+        PassError: another batch size, an unknown shape, or what TensorRT has no kernel for: a soft-cap, a head dim, a
+            cache of too many rows.
+    """
+    graph, merged = model.graph, MergedWrites()
+    masks, width = _Masks(graph), decoding_width(model)
+    attentions = find_nodes(graph, dialect.CachedAttention.OP_TYPE, dialect.DOMAIN)
+    count = len(attentions) + len(find_nodes(graph, dialect.CacheWrite.OP_TYPE, dialect.DOMAIN))
+    for number, node in enumerate(attentions):
+        _lower(graph, node, _sizes(node, width), (masks, merged), f"attention.{number}.")
+    for number, node in enumerate(find_nodes(graph, dialect.CacheWrite.OP_TYPE, dialect.DOMAIN)):
+        k, v, k_cache, v_cache, position = operands(node, 5)
+        emit = Emitter(graph, f"write.{number}.", before=node)
+        replace_node(node, [], _write(emit, ((k_cache, k), (v_cache, v)), position))
+    return count
+
+
+def decoding_width(model: ir.Model) -> int:
+    """Return T of a decoding run: K+1 of a round, 1 of the plain graph; it is the width of `committed` [1,T]."""
+    shape = output_named(model.graph, "committed").shape
+    width = shape[1] if shape is not None else None
+    if not isinstance(width, int):
+        raise PassError(f"the output 'committed' of {model.graph.name!r}: expected [1,T] with T known, found {shape}")
+    return width
+
+
+def _lower(graph: ir.Graph, node: ir.Node, sizes: _Sizes, shared: tuple[_Masks, MergedWrites], prefix: str) -> None:
+    attributes, (masks, merged) = dialect.CachedAttention.from_node(node), shared
+    if attributes.softcap:
+        raise PassError(
+            f"node {node.name!r}: TensorRT's attention has no soft-cap of the scores, and this one has "
+            f"{attributes.softcap:g}; build this target for onnxruntime"
+        )
+    q, k, v, k_cache, v_cache, position = operands(node, 6)
+    mask = masks.of(attributes, q, position, sizes, node)
+    emit = Emitter(graph, prefix, before=node)
+    write = context_write(node)
+    if write is None:
+        caches = _write(emit, ((k_cache, k), (v_cache, v)), position)
+    else:
+        caches = merged.emit(emit, write, node, join_rows_early)
+    spread = emit("Reshape", q, emit.constant([1, sizes.heads * sizes.spread, -1, sizes.head_dim]))
+    out = emit("Attention", spread, *caches, mask, scale=attributes.scale)
+    replace_node(node, [], [emit("Reshape", out, emit.constant([1, sizes.heads, -1, sizes.head_dim])), *caches])
+    if write is not None:
+        graph.remove(write, safe=True)
+
+
+def _write(emit: Emitter, pairs: tuple[tuple[ir.Value, ir.Value], ...], position: ir.Value) -> list[ir.Value]:
+    return [emit("TensorScatter", cache, rows, position, axis=2) for cache, rows in pairs]
+
+
+def _sizes(node: ir.Node, width: int) -> _Sizes:
+    q, _, _, cache = operands(node, 4)
+    shapes = [list(value.shape or ()) for value in (q, cache)]
+    if [len(shape) for shape in shapes] != [4, 4]:
+        raise PassError(f"node {node.name!r}: expected q and the caches of known rank 4, found the shapes {shapes}")
+    (batch, heads, _, head_dim), rows = shapes[0], shapes[1][2]
+    if batch != 1 or not (isinstance(heads, int) and isinstance(head_dim, int) and isinstance(rows, int)):
+        raise PassError(
+            f"node {node.name!r}: expected q [1,H,T,D] and caches [1,G,C,D] with H, D and C known, found {shapes}; "
+            "only batch 1 is lowered for TensorRT"
+        )
+    if head_dim not in HEAD_DIMS:
+        raise PassError(
+            f"node {node.name!r}: head dim {head_dim} cannot run on TensorRT, whose attention takes "
+            f"{HEAD_DIMS.start} to {HEAD_DIMS.stop - 1}; build this target for onnxruntime"
+        )
+    if rows > MOST_CACHE_ROWS:
+        raise PassError(
+            f"node {node.name!r}: a cache of {rows} rows cannot run on TensorRT, whose attention reads at most "
+            f"{MOST_CACHE_ROWS} in place; choose a smaller capacity in the recipe"
+        )
+    known = known_rows(q)
+    return _Sizes(heads, head_dim, rows, width if known is None else known)
+
+
+class _Masks:
+    """What the rows of a run see, bool [1,H*W,T/W,C], or [1,1,1,C] where all see the same; each made once."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._known: dict[tuple[object, ...], ir.Value] = {}
+
+    def of(
+        self, attributes: dialect.CachedAttention, q: ir.Value, position: ir.Value, sizes: _Sizes, before: ir.Node
+    ) -> ir.Value:
+        assert q.shape is not None
+        rows = q.shape[2]
+        # A number of rows without a name is known by the value that has it only.
+        named = rows if isinstance(rows, int) or rows.value is not None else q
+        key = (position, attributes.mask, attributes.window, named, sizes)
+        if key not in self._known:
+            emit = Emitter(self._graph, f"mask.{len(self._known)}.", before=before)
+            self._known[key] = _mask(emit, attributes, q, position, sizes)
+        return self._known[key]
+
+
+def _mask(
+    emit: Emitter, attributes: dialect.CachedAttention, q: ir.Value, position: ir.Value, sizes: _Sizes
+) -> ir.Value:
+    key = emit.constant(np.arange(sizes.cache_rows)[None, None, None])
+    count = row_count(emit, q, 2, known_rows(q))
+    row = emit("Range", emit.constant(0), emit("Squeeze", count), emit.constant(1))
+    query = emit("Reshape", emit("Add", position, row), emit.constant([1, sizes.spread, -1, 1]))
+    if attributes.mask == dialect.CAUSAL:
+        seen = emit("LessOrEqual", key, query)
+    else:
+        seen = emit("Less", key, emit("Add", position, count))
+        if not attributes.window:
+            return seen
+    if attributes.window:
+        seen = emit("And", seen, emit("Greater", key, emit("Sub", query, emit.constant([attributes.window]))))
+    return emit("Tile", seen, emit.constant([1, sizes.heads, 1, 1]))
