@@ -5,7 +5,9 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -79,19 +81,95 @@ struct Round {
     std::vector<float> draft_confidence;
 };
 
+const char *text_or_null(const std::string &text) {
+    return text.empty() ? nullptr : text.c_str();
+}
+
+// A library that runs the graphs of a GPU, in Python. The core calls it on the thread that opened or started.
+struct Callbacks {
+    nb::object bind, enqueue;
+    std::string message;
+
+    // 0, or 1 with the exception's text as `message`: nothing may be thrown through the core.
+    template <typename... Arguments> int call(const nb::object &function, Arguments... arguments) noexcept {
+        nb::gil_scoped_acquire gil;
+        try {
+            function(arguments...);
+            return 0;
+        } catch (nb::python_error &error) {
+            message = nb::type_name(error.type()).c_str();
+            nb::object text = nb::steal(PyObject_Str(error.value().ptr()));
+            const char *bytes = text.is_valid() ? PyUnicode_AsUTF8(text.ptr()) : nullptr;
+            if (bytes != nullptr && *bytes != '\0')
+                message = bytes;
+            PyErr_Clear();
+        } catch (const std::exception &error) {
+            message = error.what();
+        }
+        std::replace(message.begin(), message.end(), '\n', ' ');
+        return 1;
+    }
+
+    static int on_bind(void *user, forerun_graph graph, int64_t width, const char *tensor, uint64_t address) {
+        auto *self = static_cast<Callbacks *>(user);
+        return self->call(self->bind, graph_name(graph), width, tensor, address);
+    }
+
+    static int on_enqueue(void *user, forerun_graph graph, int64_t width, void *stream) {
+        auto *self = static_cast<Callbacks *>(user);
+        return self->call(self->enqueue, graph_name(graph), width, reinterpret_cast<uintptr_t>(stream));
+    }
+
+    static const char *on_message(void *user) {
+        return static_cast<Callbacks *>(user)->message.c_str();
+    }
+
+    static const char *graph_name(forerun_graph graph) {
+        return graph == FORERUN_GRAPH_PLAIN ? "plain" : "round";
+    }
+};
+
 // Owns one forerun_engine. Calls must not overlap: forerun.rounds.Guard keeps them apart.
 class Engine {
   public:
-    Engine(const std::string &bundle, const std::string &library, int32_t threads) {
+    Engine(const std::string &bundle, const std::string &library, int32_t threads, const std::string &provider,
+           const std::string &provider_library, const std::string &engine, int32_t device) {
         forerun_options options{};
         options.struct_size = sizeof options;
         options.onnxruntime_library = library.c_str();
         options.threads = threads;
+        options.provider = text_or_null(provider);
+        options.provider_library = text_or_null(provider_library);
+        options.engine = text_or_null(engine);
+        options.device = device;
         forerun_error error{};
         forerun_status status;
         {
             nb::gil_scoped_release release;
             status = forerun_open(bundle.c_str(), &options, &engine_, &error);
+        }
+        check(status, error);
+    }
+
+    Engine(const std::string &bundle, const std::string &engine, const std::string &library, const std::string &version,
+           nb::object bind, nb::object enqueue, const std::string &driver, int32_t device)
+        : callbacks_(new Callbacks{std::move(bind), std::move(enqueue), ""}) {
+        forerun_graphs graphs{};
+        graphs.struct_size = sizeof graphs;
+        graphs.engine = engine.c_str();
+        graphs.library = library.c_str();
+        graphs.library_version = version.c_str();
+        graphs.user = callbacks_.get();
+        graphs.bind = Callbacks::on_bind;
+        graphs.enqueue = Callbacks::on_enqueue;
+        graphs.message = Callbacks::on_message;
+        graphs.cuda_library = driver.c_str();
+        graphs.device = device;
+        forerun_error error{};
+        forerun_status status;
+        {
+            nb::gil_scoped_release release;
+            status = forerun_open_graphs(bundle.c_str(), nullptr, &graphs, &engine_, &error);
         }
         check(status, error);
     }
@@ -123,8 +201,11 @@ class Engine {
 
     void close() {
         forerun_engine *engine = std::exchange(engine_, nullptr);
-        nb::gil_scoped_release release;
-        forerun_close(engine);
+        {
+            nb::gil_scoped_release release;
+            forerun_close(engine);
+        }
+        callbacks_.reset(); // what they run lives until here
     }
 
     Facts describe() const {
@@ -203,6 +284,7 @@ class Engine {
         return engine_;
     }
 
+    std::unique_ptr<Callbacks> callbacks_; // of an engine on a GPU
     forerun_engine *engine_ = nullptr;
 };
 
@@ -243,7 +325,13 @@ NB_MODULE(_core, m) {
     m.attr("VERSION") = forerun_version();
     bind_results(m);
     nb::class_<Engine>(m, "Engine")
-        .def(nb::init<const std::string &, const std::string &, int32_t>(), "bundle"_a, "library"_a, "threads"_a)
+        .def(nb::init<const std::string &, const std::string &, int32_t, const std::string &, const std::string &,
+                      const std::string &, int32_t>(),
+             "bundle"_a, "library"_a, "threads"_a, "provider"_a = "", "provider_library"_a = "", "engine"_a = "",
+             "device"_a = 0)
+        .def(nb::init<const std::string &, const std::string &, const std::string &, const std::string &, nb::object,
+                      nb::object, const std::string &, int32_t>(),
+             "bundle"_a, "engine"_a, "library"_a, "version"_a, "bind"_a, "enqueue"_a, "driver"_a, "device"_a)
         .def(nb::init<Table, Table, int64_t, int64_t, int64_t, const std::vector<int64_t> &>(),
              "target_logits"_a.noconvert(), "draft_logits"_a.noconvert(), "draft_len"_a, "capacity"_a,
              "prefill_chunk"_a, "eos_token_ids"_a)

@@ -1,9 +1,12 @@
 """Types of the extension module: the C core behind forerun.h (its comments are the manual)."""
 
+from collections.abc import Callable
 from typing import Literal, overload
 
 import numpy as np
 import numpy.typing as npt
+
+GraphName = Literal["round", "plain"]
 
 VERSION: str
 
@@ -67,7 +70,28 @@ class Engine:
     """One forerun_engine; not guarded against concurrent calls (forerun.rounds.Guard does that)."""
 
     @overload
-    def __init__(self, bundle: str, library: str, threads: int) -> None: ...
+    def __init__(
+        self,
+        bundle: str,
+        library: str,
+        threads: int,
+        provider: str = "",
+        provider_library: str = "",
+        engine: str = "",
+        device: int = 0,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        bundle: str,
+        engine: str,
+        library: str,
+        version: str,
+        bind: Callable[[GraphName, int, str, int], None],
+        enqueue: Callable[[GraphName, int, int], None],
+        driver: str,
+        device: int,
+    ) -> None: ...
     @overload
     def __init__(
         self,

@@ -3,45 +3,31 @@
 
 #include "custom_ops.h"
 #include "files.h"
-#include "ort_api.h"
-#include "ort_ports.h"
+#include "ort_graph.h"
+#include "ort_providers.h"
 
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 /* A generation uses at most three widths of a graph: decoding, a full prefill chunk, and the prompt's rest. */
 enum { WIDTHS = 4 };
 
-/* All inputs and outputs of a graph bound for one width, so that a round is one call. */
-typedef struct binding {
-    size_t width; /* 0 = free */
-    uint64_t last_prepared;
-    OrtIoBinding *handle;
-    OrtValue *tokens;
-} binding;
-
-typedef struct compiled {
-    const fr_graph *graph;
-    OrtSession *session;
-    binding bindings[WIDTHS];
-} compiled;
-
 typedef struct onnxruntime {
     fr_backend base;
     fr_ort_api api;
     fr_arena *arena;
     const char *folder;
-    int64_t draft_len;
     OrtEnv *env;
-    OrtMemoryInfo *memory;
+    OrtMemoryInfo *memory;       /* of the host */
+    const OrtMemoryInfo *device; /* where the graphs of an engine keep their states; NULL = in the arena */
+    bool owns_device;
     OrtSessionOptions *options;
     OrtCustomOpDomain *operators;
-    compiled graphs[2];     /* by fr_graph_kind */
-    const fr_state *states; /* those of the round graph; the plain graph shares them by name */
-    void **buffers;         /* [n_states] */
-    OrtValue **state_values;
-    OrtValue *ports[2][FR_MAX_PORTS]; /* NULL for tokens, whose shape depends on the width */
+    fr_ort_graph graphs[2];             /* by fr_graph_kind */
+    fr_ort_binding bindings[2][WIDTHS]; /* of each */
+    fr_ort_states states;
     uint64_t prepared;
 } onnxruntime;
 
@@ -66,119 +52,35 @@ static forerun_status check(onnxruntime *self, OrtStatus *status, const char *do
     return fr_ort_check(&self->api, status, doing, error);
 }
 
-static forerun_status make_value(onnxruntime *self, fr_dtype dtype, const int64_t *shape, size_t rank, void *data,
-                                 OrtValue **out, forerun_error *error) {
-    size_t bytes = dtype == FR_INT64 ? sizeof(int64_t) : sizeof(float);
-    for (size_t i = 0; i < rank; i++)
-        bytes *= (size_t)shape[i];
-    OrtStatus *status = self->api.CreateTensorWithDataAsOrtValue(self->memory, data, bytes, shape, rank,
-                                                                 dtype == FR_INT64 ? ORT_INT64 : ORT_FLOAT32, out);
-    return check(self, status, "describing a buffer", error);
-}
-
-static forerun_status take_states(onnxruntime *self, const fr_graph *graph, forerun_error *error) {
-    self->states = graph->states;
-    self->base.n_states = graph->n_states;
-    self->buffers = fr_arena_take(self->arena, graph->n_states, sizeof *self->buffers);
-    self->state_values = fr_arena_take(self->arena, graph->n_states, sizeof *self->state_values);
-    if (self->buffers == NULL || self->state_values == NULL)
-        return fr_fail(error, FORERUN_OUT_OF_MEMORY, "No memory for the states.");
-    for (size_t i = 0; i < graph->n_states; i++) {
-        const fr_tensor *tensor = &graph->states[i].tensor;
-        size_t bytes = fr_tensor_bytes(tensor);
-        if ((self->buffers[i] = fr_arena_take(self->arena, bytes, 1)) == NULL)
-            return fr_fail(error, FORERUN_OUT_OF_MEMORY,
-                           "No memory for state %s of %zu bytes. Build the bundle with a smaller capacity.",
-                           tensor->name, bytes);
-        TRY(make_value(self, tensor->dtype, tensor->shape, tensor->rank, self->buffers[i], &self->state_values[i],
-                       error));
-    }
-    return FORERUN_OK;
-}
-
-/* The buffer of a state, which must be one of the round graph's: a plain generation then leaves no second cache. */
-static forerun_status find_state(const onnxruntime *self, const fr_graph *graph, const fr_tensor *tensor,
-                                 OrtValue **out, forerun_error *error) {
-    for (size_t i = 0; i < self->base.n_states; i++) {
-        const fr_tensor *own = &self->states[i].tensor;
-        if (strcmp(own->name, tensor->name) == 0 && own->dtype == tensor->dtype && own->rank == tensor->rank &&
-            memcmp(own->shape, tensor->shape, own->rank * sizeof own->shape[0]) == 0) {
-            *out = self->state_values[i];
-            return FORERUN_OK;
-        }
-    }
-    return fr_fail(error, FORERUN_BUNDLE_ERROR,
-                   "%s: expected the state \"%s\" to be one of the round graph's, found no such state of its type and "
-                   "shape. Build the bundle again.",
-                   graph->file, tensor->name);
-}
-
 static forerun_status load_graph(onnxruntime *self, fr_graph_kind kind, forerun_error *error) {
-    compiled *it = &self->graphs[kind];
-    fr_port ports[FR_MAX_PORTS];
-    size_t n_ports = fr_ports(&self->base.io, kind, self->draft_len, ports);
-    TRY(fr_ports_check(it->graph, ports, n_ports, error));
-    for (size_t i = 0; i < n_ports; i++)
-        if (ports[i].data != self->base.io.tokens && self->ports[kind][i] == NULL)
-            TRY(make_value(self, ports[i].dtype, ports[i].shape, ports[i].rank, ports[i].data, &self->ports[kind][i],
-                           error));
-    const char *path = fr_file_path(self->arena, self->folder, it->graph->file);
+    fr_ort_graph *it = &self->graphs[kind];
+    it->host = self->memory;
+    it->on_device = self->device != NULL;
+    const char *path = fr_file_path(self->arena, self->folder, it->facts->file);
     if (path == NULL)
-        return fr_fail(error, FORERUN_OUT_OF_MEMORY, "No memory to load %s.", it->graph->file);
-    return check(self, self->api.CreateSession(self->env, path, self->options, &it->session), path, error);
-}
-
-static forerun_status bind_all(onnxruntime *self, fr_graph_kind kind, binding *to, forerun_error *error) {
-    const compiled *it = &self->graphs[kind];
-    fr_port ports[FR_MAX_PORTS];
-    size_t n_ports = fr_ports(&self->base.io, kind, self->draft_len, ports);
-    TRY(check(self, self->api.CreateIoBinding(it->session, &to->handle), "binding", error));
-    const int64_t shape[2] = {1, (int64_t)to->width};
-    TRY(make_value(self, FR_INT64, shape, 2, self->base.io.tokens, &to->tokens, error));
-    for (size_t i = 0; i < n_ports; i++) {
-        OrtValue *value = self->ports[kind][i] != NULL ? self->ports[kind][i] : to->tokens;
-        if (!ports[i].output)
-            TRY(check(self, self->api.BindInput(to->handle, ports[i].name, value), ports[i].name, error));
-        else if (fr_port_find(it->graph, &ports[i]) != NULL)
-            TRY(check(self, self->api.BindOutput(to->handle, ports[i].name, value), ports[i].name, error));
-    }
-    for (size_t i = 0; i < it->graph->n_states; i++) {
-        const fr_state *state = &it->graph->states[i];
-        OrtValue *value = NULL;
-        TRY(find_state(self, it->graph, &state->tensor, &value, error));
-        TRY(check(self, self->api.BindInput(to->handle, state->tensor.name, value), state->tensor.name, error));
-        TRY(check(self, self->api.BindOutput(to->handle, state->output, value), state->output, error));
-    }
-    return FORERUN_OK;
-}
-
-static void release_binding(onnxruntime *self, binding *it) {
-    if (it->handle != NULL)
-        self->api.ReleaseIoBinding(it->handle);
-    if (it->tokens != NULL)
-        self->api.ReleaseValue(it->tokens);
-    *it = (binding){0};
+        return fr_fail(error, FORERUN_OUT_OF_MEMORY, "No memory to load %s.", it->facts->file);
+    return fr_ort_graph_load(it, self->env, self->options, path, error);
 }
 
 static forerun_status ort_prepare(fr_backend *base, fr_run run, forerun_error *error) {
     onnxruntime *self = (onnxruntime *)base;
-    compiled *it = &self->graphs[run.kind];
+    fr_ort_graph *it = &self->graphs[run.kind];
     if (it->session == NULL)
         TRY(load_graph(self, run.kind, error));
-    binding *oldest = &it->bindings[0];
+    fr_ort_binding *bindings = self->bindings[run.kind], *oldest = &bindings[0];
     for (size_t i = 0; i < WIDTHS; i++) {
-        if (it->bindings[i].width == run.width) {
-            it->bindings[i].last_prepared = ++self->prepared;
+        if (bindings[i].width == run.width) {
+            bindings[i].last_prepared = ++self->prepared;
             return FORERUN_OK;
         }
-        if (it->bindings[i].last_prepared < oldest->last_prepared)
-            oldest = &it->bindings[i];
+        if (bindings[i].last_prepared < oldest->last_prepared)
+            oldest = &bindings[i];
     }
-    release_binding(self, oldest);
+    fr_ort_graph_unbind(it, oldest);
     oldest->width = run.width;
-    forerun_status status = bind_all(self, run.kind, oldest, error);
+    forerun_status status = fr_ort_graph_bind(it, oldest, error);
     if (status != FORERUN_OK)
-        release_binding(self, oldest);
+        fr_ort_graph_unbind(it, oldest);
     else
         oldest->last_prepared = ++self->prepared;
     return status;
@@ -186,21 +88,58 @@ static forerun_status ort_prepare(fr_backend *base, fr_run run, forerun_error *e
 
 static forerun_status ort_run(fr_backend *base, fr_run run, forerun_error *error) {
     onnxruntime *self = (onnxruntime *)base;
-    const compiled *it = &self->graphs[run.kind];
+    const fr_ort_graph *it = &self->graphs[run.kind];
     for (size_t i = 0; i < WIDTHS; i++)
-        if (it->bindings[i].width == run.width)
-            return check(self, self->api.RunWithBinding(it->session, NULL, it->bindings[i].handle), it->graph->file,
-                         error);
-    return fr_fail(error, FORERUN_INVALID_STATE, "%s was not prepared for %zu tokens.", it->graph->file, run.width);
+        if (self->bindings[run.kind][i].width == run.width)
+            return fr_ort_graph_run(it, &self->bindings[run.kind][i], error);
+    return fr_fail(error, FORERUN_INVALID_STATE, "%s was not prepared for %zu tokens.", it->facts->file, run.width);
+}
+
+/* One round that reads zeros from the host and leaves its states on the device: what memory holds by chance may be no
+ * number at all, which attention would spread from rows that it masks. */
+static forerun_status clear_states(onnxruntime *self, fr_ort_binding *once, void *zeros, forerun_error *error) {
+    const fr_ort_graph *round = &self->graphs[FR_ROUND];
+    TRY(fr_ort_graph_bind(round, once, error));
+    for (size_t i = 0; i < self->states.count; i++) {
+        const fr_tensor *tensor = &self->states.facts[i].tensor;
+        OrtValue *zero = NULL;
+        TRY(fr_ort_value(&self->api, self->memory, tensor->dtype, tensor->shape, tensor->rank, zeros, &zero, error));
+        OrtStatus *status = self->api.BindInput(once->handle, tensor->name, zero);
+        self->api.ReleaseValue(zero); /* the binding keeps what it needs */
+        TRY(fr_ort_check(&self->api, status, tensor->name, error));
+    }
+    *self->base.io.n_known = 1;
+    return fr_ort_graph_run(round, once, error);
+}
+
+static forerun_status take_states(onnxruntime *self, forerun_error *error) {
+    const fr_ort_graph *round = &self->graphs[FR_ROUND];
+    TRY(fr_ort_states_take(&self->api, self->arena, self->memory, self->device, round->session, round->facts,
+                           &self->states, error));
+    self->base.n_states = self->states.count;
+    size_t largest = 1;
+    for (size_t i = 0; i < self->states.count; i++)
+        if (fr_tensor_bytes(&self->states.facts[i].tensor) > largest)
+            largest = fr_tensor_bytes(&self->states.facts[i].tensor);
+    if (self->device == NULL)
+        return FORERUN_OK;
+    void *zeros = calloc(largest, 1);
+    if (zeros == NULL)
+        return fr_fail(error, FORERUN_OUT_OF_MEMORY, "No memory to clear states of %zu bytes.", largest);
+    fr_ort_binding once = {.width = (size_t)round->draft_len + 1};
+    forerun_status status = clear_states(self, &once, zeros, error);
+    fr_ort_graph_unbind(round, &once);
+    free(zeros);
+    return status;
 }
 
 static void ort_state(const fr_backend *base, size_t index, forerun_state_info *out) {
     const onnxruntime *self = (const onnxruntime *)base;
     void *data = NULL;
-    out->name = self->states[index].tensor.name;
-    out->bytes = fr_tensor_bytes(&self->states[index].tensor);
+    out->name = self->states.facts[index].tensor.name;
+    out->bytes = fr_tensor_bytes(&self->states.facts[index].tensor);
     /* What the library itself says of the value that is bound, not what we meant to bind. */
-    OrtStatus *status = self->api.GetTensorMutableData(self->state_values[index], &data);
+    OrtStatus *status = self->api.GetTensorMutableData(self->states.values[index], &data);
     if (status != NULL)
         self->api.ReleaseStatus(status);
     out->input_address = out->output_address = data;
@@ -208,22 +147,18 @@ static void ort_state(const fr_backend *base, size_t index, forerun_state_info *
 
 static void ort_close(fr_backend *base) {
     onnxruntime *self = (onnxruntime *)base;
-    for (int kind = 0; kind < 2; kind++) {
+    for (int kind = 0; kind < 2; kind++)
         for (size_t i = 0; i < WIDTHS; i++)
-            release_binding(self, &self->graphs[kind].bindings[i]);
-        if (self->graphs[kind].session != NULL)
-            self->api.ReleaseSession(self->graphs[kind].session);
-        for (size_t i = 0; i < FR_MAX_PORTS; i++)
-            if (self->ports[kind][i] != NULL)
-                self->api.ReleaseValue(self->ports[kind][i]);
-    }
-    for (size_t i = 0; self->state_values != NULL && i < self->base.n_states; i++)
-        if (self->state_values[i] != NULL)
-            self->api.ReleaseValue(self->state_values[i]);
+            fr_ort_graph_unbind(&self->graphs[kind], &self->bindings[kind][i]);
+    fr_ort_states_close(&self->api, &self->states); /* before the session whose provider owns their memory */
+    for (int kind = 0; kind < 2; kind++)
+        fr_ort_graph_close(&self->graphs[kind]);
     if (self->options != NULL)
         self->api.ReleaseSessionOptions(self->options);
     if (self->operators != NULL)
         self->api.ReleaseCustomOpDomain(self->operators);
+    if (self->owns_device)
+        self->api.ReleaseMemoryInfo((OrtMemoryInfo *)(uintptr_t)self->device);
     if (self->memory != NULL)
         self->api.ReleaseMemoryInfo(self->memory);
     if (self->env != NULL)
@@ -244,30 +179,69 @@ static forerun_status make_options(onnxruntime *self, int32_t threads, forerun_e
 
 static const fr_backend_operations operations = {ort_prepare, ort_run, ort_state, ort_close};
 
-forerun_status fr_onnxruntime_open(fr_arena *arena, const char *folder, const fr_manifest *manifest,
-                                   const char *library, int32_t threads, fr_backend **out, forerun_error *error) {
-    const fr_model *model = &manifest->model;
-    if (manifest->round.file == NULL)
+/* The graphs to run: those for the CPU, or those of an engine, with which its library was fed. */
+static forerun_status choose_graphs(onnxruntime *self, const fr_manifest *manifest, const char *engine, bool on_device,
+                                    forerun_error *error) {
+    self->graphs[FR_ROUND].facts = &manifest->round;
+    self->graphs[FR_PLAIN].facts = &manifest->plain;
+    if (engine == NULL && !on_device && manifest->round.file != NULL)
+        return FORERUN_OK;
+    if (engine == NULL && !on_device)
         return fr_fail(
             error, FORERUN_BUNDLE_ERROR,
             "%s holds no graphs for ONNX Runtime on the CPU: it was built for GPUs alone. Open it with a GPU, "
             "or add \"- backend: onnxruntime\" to the engines of its recipe and build it again.",
-            folder);
+            self->folder);
+    for (size_t i = 0; i < manifest->n_engines; i++) {
+        if (engine != NULL && strcmp(manifest->engines[i].folder, engine) != 0)
+            continue;
+        self->graphs[FR_ROUND].facts = &manifest->engines[i].round;
+        self->graphs[FR_PLAIN].facts = &manifest->engines[i].plain;
+        self->base.prefill_width = (size_t)manifest->model.prefill_chunk;
+        return FORERUN_OK;
+    }
+    return fr_fail(error, FORERUN_BUNDLE_ERROR,
+                   "%s holds no %s%.200s%s, whose graphs a provider of a GPU runs. Add \"- backend: tensorrt-rtx\" to "
+                   "the engines of its recipe and build it again.",
+                   self->folder, engine != NULL ? "engine \"" : "engine of a GPU", engine != NULL ? engine : "",
+                   engine != NULL ? "\"" : "");
+}
+
+static forerun_status add_provider(onnxruntime *self, const fr_provider *provider, const forerun_options *options,
+                                   forerun_error *error) {
+    TRY(fr_provider_add(provider, &self->api, self->env, self->options, options->provider_library, options->device,
+                        &self->device, &self->owns_device, error));
+    if (self->device == NULL && self->base.prefill_width > 0)
+        self->device = self->memory; /* an engine's graphs on the CPU: as on a device, for comparing */
+    return FORERUN_OK;
+}
+
+forerun_status fr_onnxruntime_open(fr_arena *arena, const char *folder, const fr_manifest *manifest,
+                                   const forerun_options *options, fr_backend **out, forerun_error *error) {
+    const forerun_options defaults = {.threads = 0};
+    const fr_provider *provider = NULL;
+    options = options != NULL ? options : &defaults;
+    TRY(fr_provider_find(options->provider, &provider, error));
     onnxruntime *self = fr_arena_take(arena, 1, sizeof *self);
     if (self == NULL)
         return fr_fail(error, FORERUN_OUT_OF_MEMORY, "No memory to open %s.", folder);
-    TRY(fr_ort_load(library, &self->api, error));
-    threads = threads > 0 ? threads : usable_processors();
-    self->base = (fr_backend){
-        .operations = &operations, .name = "onnxruntime", .version = self->api.version, .threads = threads};
     self->arena = arena;
     self->folder = folder;
-    self->draft_len = model->draft_len;
-    self->graphs[FR_ROUND].graph = &manifest->round;
-    self->graphs[FR_PLAIN].graph = &manifest->plain;
+    self->base = (fr_backend){.operations = &operations, .name = "onnxruntime"};
+    self->base.threads = options->threads > 0 ? options->threads : usable_processors();
+    TRY(choose_graphs(self, manifest, options->engine, fr_provider_device(provider) != NULL, error));
+    TRY(fr_ort_load(options->onnxruntime_library, &self->api, error));
+    self->base.version = self->api.version;
     *out = &self->base; /* from here on the caller closes it, also when opening fails */
-    TRY(fr_io_take(arena, &self->base.io, model, error));
-    TRY(make_options(self, threads, error));
-    TRY(take_states(self, &manifest->round, error));
-    return load_graph(self, FR_ROUND, error);
+    for (int kind = 0; kind < 2; kind++) {
+        fr_ort_graph *it = &self->graphs[kind];
+        *it = (fr_ort_graph){.facts = it->facts, .kind = (fr_graph_kind)kind, .api = &self->api, .io = &self->base.io};
+        it->states = &self->states;
+        it->draft_len = manifest->model.draft_len;
+    }
+    TRY(fr_io_take(arena, &self->base.io, &manifest->model, error));
+    TRY(make_options(self, self->base.threads, error));
+    TRY(add_provider(self, provider, options, error));
+    TRY(load_graph(self, FR_ROUND, error));
+    return take_states(self, error);
 }

@@ -1,13 +1,14 @@
 #include "ort_api.h"
 
 #include <dlfcn.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef void (*any_function)(void);
 
 /* The head of the library's table; slots are counted, not named. */
 struct OrtApi {
-    any_function slots[279];
+    any_function slots[375];
 };
 
 typedef const OrtApiBase *(*get_api_base)(void);
@@ -22,6 +23,19 @@ OrtStatus *fr_ort_too_old(const OrtApiBase *base) {
     typedef OrtStatus *(*create_status)(int, const char *); /* the first slot of the first version */
     return ((create_status)base->GetApi(1)->slots[0])(ORT_INVALID_ARGUMENT,
                                                       "forerun's operators need ONNX Runtime 1.20 or newer.");
+}
+
+/* A library is not asked for a version that it lacks: it would print that on standard error. */
+static void fill_plugins(const OrtApiBase *base, fr_ort_api *out) {
+    const char *minor = strchr(out->version, '.');
+    if (atoi(out->version) == 1 && (minor == NULL || atoi(minor + 1) < ORT_PLUGINS_SINCE))
+        return;
+    const OrtApi *table = base->GetApi(ORT_PLUGINS_SINCE);
+#define FR_ORT_FILL(slot, result, name, parameters) out->name = (result(*) parameters)table->slots[slot];
+    if (table != NULL) {
+        FR_ORT_PLUGIN_FUNCTIONS(FR_ORT_FILL)
+    }
+#undef FR_ORT_FILL
 }
 
 forerun_status fr_ort_load(const char *path, fr_ort_api *out, forerun_error *error) {
@@ -48,6 +62,7 @@ forerun_status fr_ort_load(const char *path, fr_ort_api *out, forerun_error *err
                        "%s is ONNX Runtime %s, which lacks version %d of its C interface. Use 1.20 or newer.", name,
                        out->version, ORT_API_VERSION_USED);
     fr_ort_fill(api, out);
+    fill_plugins(base(), out);
     return FORERUN_OK;
 }
 

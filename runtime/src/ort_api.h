@@ -16,6 +16,10 @@ typedef struct OrtMemoryInfo OrtMemoryInfo;
 typedef struct OrtValue OrtValue;
 typedef struct OrtIoBinding OrtIoBinding;
 typedef struct OrtAllocator OrtAllocator;
+typedef struct OrtCudaOptions OrtCudaOptions;
+typedef struct OrtTensorRtOptions OrtTensorRtOptions;
+typedef struct OrtEpDevice OrtEpDevice;
+typedef struct OrtHardwareDevice OrtHardwareDevice;
 typedef struct OrtTensorTypeAndShapeInfo OrtTensorTypeAndShapeInfo;
 typedef struct OrtKernelInfo OrtKernelInfo;
 typedef struct OrtKernelContext OrtKernelContext;
@@ -26,13 +30,18 @@ typedef struct OrtApiBase OrtApiBase;
 
 enum {
     ORT_API_VERSION_USED = 18,
+    ORT_PLUGINS_SINCE = 23, /* the second number of "1.23.0", and the version of the table */
     ORT_FATAL = 4,
     ORT_INVALID_ARGUMENT = 2,
     ORT_FLOAT32 = 1,
     ORT_UINT8 = 2,
     ORT_INT64 = 7,
+    ORT_FLOAT16 = 10,
+    ORT_BFLOAT16 = 16,
+    ORT_DEVICE_ALLOCATOR = 0,
     ORT_ARENA_ALLOCATOR = 1,
     ORT_MEMORY_DEFAULT = 0,
+    ORT_HARDWARE_GPU = 1,
     ORT_ENABLE_ALL = 99
 };
 
@@ -49,12 +58,14 @@ enum {
     X(26, OrtStatus *, CreateCustomOpDomain, (const char *, OrtCustomOpDomain **))                                     \
     X(27, OrtStatus *, CustomOpDomain_Add, (OrtCustomOpDomain *, const OrtCustomOp *))                                 \
     X(28, OrtStatus *, AddCustomOpDomain, (OrtSessionOptions *, OrtCustomOpDomain *))                                  \
+    X(48, OrtStatus *, CreateTensorAsOrtValue, (OrtAllocator *, const int64_t *, size_t, int, OrtValue **))            \
     X(49, OrtStatus *, CreateTensorWithDataAsOrtValue,                                                                 \
       (const OrtMemoryInfo *, void *, size_t, const int64_t *, size_t, int, OrtValue **))                              \
     X(51, OrtStatus *, GetTensorMutableData, (OrtValue *, void **))                                                    \
     X(61, OrtStatus *, GetDimensionsCount, (const OrtTensorTypeAndShapeInfo *, size_t *))                              \
     X(62, OrtStatus *, GetDimensions, (const OrtTensorTypeAndShapeInfo *, int64_t *, size_t))                          \
     X(65, OrtStatus *, GetTensorTypeAndShape, (const OrtValue *, OrtTensorTypeAndShapeInfo **))                        \
+    X(68, OrtStatus *, CreateMemoryInfo, (const char *, int, int, int, OrtMemoryInfo **))                              \
     X(69, OrtStatus *, CreateCpuMemoryInfo, (int, int, OrtMemoryInfo **))                                              \
     X(75, OrtStatus *, AllocatorAlloc, (OrtAllocator *, size_t, void **))                                              \
     X(76, OrtStatus *, AllocatorFree, (OrtAllocator *, void *))                                                        \
@@ -72,22 +83,47 @@ enum {
     X(99, void, ReleaseTensorTypeAndShapeInfo, (OrtTensorTypeAndShapeInfo *))                                          \
     X(100, void, ReleaseSessionOptions, (OrtSessionOptions *))                                                         \
     X(101, void, ReleaseCustomOpDomain, (OrtCustomOpDomain *))                                                         \
+    X(125, OrtStatus *, GetAvailableProviders, (char ***, int *))                                                      \
+    X(126, OrtStatus *, ReleaseAvailableProviders, (char **, int))                                                     \
     X(130, OrtStatus *, AddSessionConfigEntry, (OrtSessionOptions *, const char *, const char *))                      \
+    X(131, OrtStatus *, CreateAllocator, (const OrtSession *, const OrtMemoryInfo *, OrtAllocator **))                 \
     X(132, void, ReleaseAllocator, (OrtAllocator *))                                                                   \
     X(133, OrtStatus *, RunWithBinding, (OrtSession *, const OrtRunOptions *, const OrtIoBinding *))                   \
     X(134, OrtStatus *, CreateIoBinding, (OrtSession *, OrtIoBinding **))                                              \
     X(135, void, ReleaseIoBinding, (OrtIoBinding *))                                                                   \
     X(136, OrtStatus *, BindInput, (OrtIoBinding *, const char *, const OrtValue *))                                   \
     X(137, OrtStatus *, BindOutput, (OrtIoBinding *, const char *, const OrtValue *))                                  \
+    X(170, OrtStatus *, AppendTensorRt, (OrtSessionOptions *, const OrtTensorRtOptions *))                             \
+    X(171, OrtStatus *, CreateTensorRtOptions, (OrtTensorRtOptions **))                                                \
+    X(172, OrtStatus *, UpdateTensorRtOptions,                                                                         \
+      (OrtTensorRtOptions *, const char *const *, const char *const *, size_t))                                        \
+    X(174, void, ReleaseTensorRtOptions, (OrtTensorRtOptions *))                                                       \
+    X(204, OrtStatus *, AppendCuda, (OrtSessionOptions *, const OrtCudaOptions *))                                     \
+    X(205, OrtStatus *, CreateCudaOptions, (OrtCudaOptions **))                                                        \
+    X(206, OrtStatus *, UpdateCudaOptions, (OrtCudaOptions *, const char *const *, const char *const *, size_t))       \
+    X(208, void, ReleaseCudaOptions, (OrtCudaOptions *))                                                               \
     X(244, OrtStatus *, KernelInfo_GetNodeName, (const OrtKernelInfo *, char *, size_t *))                             \
     X(249, OrtStatus *, KernelInfoGetConstantInput_tensor, (const OrtKernelInfo *, size_t, int *, const OrtValue **))  \
     X(274, OrtStatus *, KernelContext_ParallelFor,                                                                     \
       (const OrtKernelContext *, void (*)(void *, size_t), size_t, size_t, void *))                                    \
     X(278, OrtStatus *, KernelInfoGetAllocator, (const OrtKernelInfo *, int, OrtAllocator **))
 
+/* Plugin providers: a longer table, which libraries since 1.23 have. */
+#define FR_ORT_PLUGIN_FUNCTIONS(X)                                                                                     \
+    X(301, OrtStatus *, RegisterProviderLibrary, (OrtEnv *, const char *, const char *))                               \
+    X(303, OrtStatus *, GetEpDevices, (const OrtEnv *, const OrtEpDevice *const **, size_t *))                         \
+    X(304, OrtStatus *, AppendProvider,                                                                                \
+      (OrtSessionOptions *, OrtEnv *, const OrtEpDevice *const *, size_t, const char *const *, const char *const *,    \
+       size_t))                                                                                                        \
+    X(307, int, HardwareDevice_Type, (const OrtHardwareDevice *))                                                      \
+    X(312, const char *, EpDevice_EpName, (const OrtEpDevice *))                                                       \
+    X(316, const OrtHardwareDevice *, EpDevice_Device, (const OrtEpDevice *))                                          \
+    X(374, const OrtMemoryInfo *, EpDevice_MemoryInfo, (const OrtEpDevice *, int))
+
 typedef struct fr_ort_api {
 #define FR_ORT_MEMBER(slot, result, name, parameters) result(*name) parameters;
     FR_ORT_FUNCTIONS(FR_ORT_MEMBER)
+    FR_ORT_PLUGIN_FUNCTIONS(FR_ORT_MEMBER) /* NULL in an older library */
 #undef FR_ORT_MEMBER
     const char *version;
 } fr_ort_api;
@@ -128,7 +164,8 @@ struct OrtCustomOp {
     void (*ReleaseAliasMap)(int *, int *);
 };
 
-/* Fills *out from a library's table of version ORT_API_VERSION_USED or later; `version` is left to the caller. */
+/* Fills *out from a library's table of version ORT_API_VERSION_USED or later; `version` and the functions of plugin
+ * providers are left to the caller. */
 void fr_ort_fill(const OrtApi *table, fr_ort_api *out);
 
 /* The status of a library that has no such table. */

@@ -68,9 +68,7 @@ static forerun_status open_parts(forerun_engine *engine, const char *bundle, con
     if (status == FORERUN_OK && graphs != NULL)
         status = open_graphs(engine, folder, graphs, error);
     else if (status == FORERUN_OK)
-        status = fr_onnxruntime_open(&engine->arena, folder, &engine->manifest,
-                                     options != NULL ? options->onnxruntime_library : NULL,
-                                     options != NULL ? options->threads : 0, &engine->backend, error);
+        status = fr_onnxruntime_open(&engine->arena, folder, &engine->manifest, options, &engine->backend, error);
     if (status == FORERUN_OK)
         status = fr_loop_open(&engine->loop, &engine->arena, engine->backend, &engine->manifest.model, error);
     return status;
