@@ -89,8 +89,7 @@ static forerun_status take_state(fr_cuda *cuda, const fr_model *model, const fr_
         out->output = out->input;
         return FORERUN_OK;
     }
-    TRY(take_device(cuda, out->bytes, what, &out->output, error));
-    return fr_cuda_check(cuda, cuda->MemsetD8Async(out->output, 0, out->bytes, cuda->stream), what, error);
+    return take_device(cuda, out->bytes, what, &out->output, error);
 }
 
 static forerun_status clear_blocks(fr_cuda *cuda, fr_cuda_buffers *self, const fr_io *io, forerun_error *error) {
@@ -152,10 +151,8 @@ size_t fr_cuda_ports(const fr_cuda_buffers *self, const fr_io *io, fr_graph_kind
     return count + 2;
 }
 
-CUdeviceptr fr_cuda_address(const fr_cuda_buffers *self, const void *data) {
-    uintptr_t at = (uintptr_t)data, inputs = (uintptr_t)self->inputs.host, results = (uintptr_t)self->results.host;
-    bool input = at >= inputs && at - inputs < self->inputs.bytes;
-    return input ? self->inputs.device + (at - inputs) : self->results.device + (at - results);
+CUdeviceptr fr_cuda_address(const fr_cuda_block *block, const void *data) {
+    return block->device + (CUdeviceptr)((const unsigned char *)data - block->host);
 }
 
 const fr_cuda_state *fr_cuda_find_state(const fr_cuda_buffers *self, const fr_tensor *tensor) {
@@ -186,8 +183,9 @@ forerun_status fr_cuda_copy_out(fr_cuda *cuda, const fr_cuda_buffers *self, cons
     const bool plain = run.kind == FR_PLAIN;
     size_t n_next = plain ? 1 : (size_t)self->draft_len + 1;
     size_t bytes = span(self->next_position, self->next_tokens, n_next * sizeof(int64_t));
-    CUresult result = cuda->MemcpyDtoDAsync(fr_cuda_address(self, io->position),
-                                            fr_cuda_address(self, self->next_position), bytes, cuda->stream);
+    CUdeviceptr to = fr_cuda_address(&self->inputs, io->position);
+    CUresult result =
+        cuda->MemcpyDtoDAsync(to, fr_cuda_address(&self->results, self->next_position), bytes, cuda->stream);
     TRY(fr_cuda_check(cuda, result, "copying the next round's tokens", error));
     for (size_t i = 0; i < graph->n_states; i++) {
         const fr_cuda_state *state = fr_cuda_find_state(self, &graph->states[i].tensor);
@@ -198,6 +196,6 @@ forerun_status fr_cuda_copy_out(fr_cuda *cuda, const fr_cuda_buffers *self, cons
     }
     unsigned char *first = (unsigned char *)(plain ? io->committed : io->n_accepted);
     bytes = span(first, self->next_position, sizeof(int64_t));
-    result = cuda->MemcpyDtoHAsync(first, fr_cuda_address(self, first), bytes, cuda->stream);
+    result = cuda->MemcpyDtoHAsync(first, fr_cuda_address(&self->results, first), bytes, cuda->stream);
     return fr_cuda_check(cuda, result, "copying a round's results", error);
 }

@@ -48,8 +48,8 @@ void fr_cuda_buffers_close(fr_cuda *cuda, fr_cuda_buffers *self);
  * the pinned blocks. */
 size_t fr_cuda_ports(const fr_cuda_buffers *self, const fr_io *io, fr_graph_kind kind, fr_port ports[FR_CUDA_PORTS]);
 
-/* The address on the device of what stands at `data` in a pinned block. */
-CUdeviceptr fr_cuda_address(const fr_cuda_buffers *self, const void *data);
+/* The address on the device of what stands at `data` in the block's pinned twin. */
+CUdeviceptr fr_cuda_address(const fr_cuda_block *block, const void *data);
 
 /* The buffer of a graph's state; NULL where the round graph has no such state of its type and shape. */
 const fr_cuda_state *fr_cuda_find_state(const fr_cuda_buffers *self, const fr_tensor *tensor);

@@ -44,9 +44,11 @@ static forerun_status bind_all(const fr_captures *self, fr_run run, forerun_erro
     const fr_graph *graph = self->graphs[run.kind];
     fr_port ports[FR_CUDA_PORTS];
     size_t n_ports = fr_cuda_ports(self->buffers, self->io, run.kind, ports);
-    for (size_t i = 0; i < n_ports; i++)
+    for (size_t i = 0; i < n_ports; i++) {
+        const fr_cuda_block *block = ports[i].output ? &self->buffers->results : &self->buffers->inputs;
         if (fr_port_find(graph, &ports[i]) != NULL)
-            TRY(bind(self, run, ports[i].name, fr_cuda_address(self->buffers, ports[i].data), error));
+            TRY(bind(self, run, ports[i].name, fr_cuda_address(block, ports[i].data), error));
+    }
     for (size_t i = 0; i < graph->n_states; i++) {
         const fr_state *facts = &graph->states[i];
         const fr_cuda_state *state = fr_cuda_find_state(self->buffers, &facts->tensor);

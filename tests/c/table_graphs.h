@@ -3,7 +3,7 @@
 #ifndef FORERUN_TABLE_GRAPHS_H
 #define FORERUN_TABLE_GRAPHS_H
 
-#include "cuda_driver.h"
+#include "cuda_buffers.h"
 #include "cuda_graphs.h"
 #include "fake_cuda.h"
 #include "loop.h"
@@ -43,6 +43,8 @@ typedef struct table_graphs {
     uint64_t allocated;         /* what it got */
     int64_t skip;               /* added to next_position: a wrong graph */
     bool silent;                /* it does not say why it refuses */
+    bool warming;               /* its kernels run before a generation: they must see one token at position 0 */
+    int64_t last_row;           /* the highest end of a run's rows */
     char said[128];
 } table_graphs;
 
@@ -81,6 +83,12 @@ static inline void read_inputs(const table_run *run) {
         memcpy(io->uniform + K, bound(run, "uniform", 4), 4);
     else
         memcpy(io->uniform, bound(run, "uniform", (2 * K + 2) * 4), (2 * K + 2) * 4);
+    for (int64_t i = io->n_known[0]; run->width != K + 1 && (plain || io->n_draft[0] == 0) && i < run->width; i++)
+        CHECK_INT(io->tokens[i], 0); /* the padding of a prefill */
+    if (run->self->warming)
+        CHECK(io->position[0] == 0 && io->n_known[0] == 1 && io->tokens[0] == 0 && io->temperature[0] == 0.0f);
+    if (run->self->last_row < io->position[0] + run->width)
+        run->self->last_row = io->position[0] + run->width;
     for (size_t i = 0; i < n_states; i++) {
         void *memory = state_memory(run->self, i, &bytes);
         memcpy(memory, bound(run, i == 0 ? "cache" : "draft_probs", bytes), bytes);

@@ -305,6 +305,11 @@ static void *step_elsewhere(void *out) {
     return NULL;
 }
 
+static void *close_elsewhere(void *unused) {
+    cuda_engine_close(&engine);
+    return unused;
+}
+
 /* A thread on which our context is not current gets it, once. */
 static void a_round_may_run_on_another_thread(void) {
     forerun_round round;
@@ -317,6 +322,9 @@ static void a_round_may_run_on_another_thread(void) {
     CHECK(status == FORERUN_OK);
     CHECK(strcmp(fake_cuda_log(), "cuGraphLaunch cuCtxSetCurrent cuGraphLaunch cuStreamSynchronize") == 0);
     CHECK(step(&round) == FORERUN_OK);
+    fake_cuda_forget();
+    REQUIRE(pthread_create(&thread, NULL, close_elsewhere, NULL) == 0 && pthread_join(thread, NULL) == 0);
+    CHECK(strncmp(fake_cuda_log(), "cuCtxSetCurrent cuStreamSynchronize cuGraphExecDestroy ", 55) == 0);
     close_engine();
 }
 

@@ -1,4 +1,5 @@
 /* Whole generations through the CUDA backend, on the fake driver, against the table model itself. */
+#include "count_allocations.h"
 #include "table_graphs.h"
 
 static float target[V * V], draft[V * V];
@@ -7,17 +8,20 @@ static forerun_error error;
 
 /* One round; a decoding round is one launch and one wait, and nothing else. */
 static void step(cuda_engine *engine, forerun_round *round) {
+    size_t before = allocations;
     fake_cuda_forget();
     if (fr_loop_step(&engine->loop, round, &error) != FORERUN_OK) {
         printf("%s\n", error.message);
         exit(2);
     }
     CHECK(strcmp(fake_cuda_log(), "cuGraphLaunch cuStreamSynchronize") == 0);
+    CHECK_INT(allocations - before, 0);
 }
 
 static result generate_cuda(cuda_engine *engine, size_t n_prompt, forerun_request request) {
     result out = {0};
     forerun_round round = {.struct_size = sizeof round};
+    CHECK(allocations > 0); /* the counters do count */
     REQUIRE(fr_loop_start(&engine->loop, prompt, n_prompt, &request, &error) == FORERUN_OK);
     do {
         step(engine, &round);
@@ -72,6 +76,7 @@ static void equals_the_table_model(int64_t chunk) {
             forerun_engine *expected = open_table(&table);
             for (size_t n_prompt = 1; n_prompt < CAPACITY; n_prompt += n_prompt < 12 || n_prompt > 56 ? 1 : 7)
                 compare(&engine, expected, n_prompt, n_prompt % 2 == 0 ? 1000 : 20);
+            CHECK(graphs.last_row <= graphs.model.cache_rows && (chunk < 40 || graphs.last_row == CAPACITY + K + 1));
             forerun_close(expected);
             cuda_engine_close(&engine);
             table_graphs_close(&graphs);
@@ -96,8 +101,12 @@ static void binds_a_width_once(void) {
     CHECK_INT(graphs.n_enqueued, 3);
     size_t calls = graphs.n_enqueued;
     CHECK_INT(graphs.n_rebound, 0);
-    generate_cuda(&engine, 9, request_for(12, 0.0f, FORERUN_PADDED));
+    generate_cuda(&engine, 9, request_for(12, 0.7f, FORERUN_PADDED));
     CHECK_INT(graphs.n_enqueued, calls); /* what was captured stays */
+    forerun_request request = request_for(12, 0.7f, FORERUN_PLAIN);
+    graphs.warming = true; /* whatever the generation before left in the inputs */
+    REQUIRE(fr_loop_start(&engine.loop, prompt, 9, &request, &error) == FORERUN_OK);
+    CHECK_INT(graphs.n_enqueued, calls + 4);
     cuda_engine_close(&engine);
     table_graphs_close(&graphs);
 }
@@ -144,7 +153,14 @@ static void takes_what_the_interface_says(void) {
     const size_t cache = (CAPACITY + K + 1) * 8, probs = K * V * 4;
     CHECK_INT(fake_cuda_used(), cache + 2 * probs + 7 * 256 + 6 * 256);
     CHECK_INT(engine.backend->n_states, 2);
+    CHECK_INT(engine.backend->io.n_accepted[0], 0);
     forerun_state_info info = {.struct_size = sizeof info};
+    for (size_t i = 0; i < 2; i++) { /* fresh memory holds NaN here */
+        engine.backend->operations->state(engine.backend, i, &info);
+        const unsigned char *bytes = fake_cuda_memory((uint64_t)(uintptr_t)info.input_address, info.bytes);
+        for (size_t j = 0; bytes != NULL && j < info.bytes; j++)
+            CHECK_INT(bytes[j], 0);
+    }
     engine.backend->operations->state(engine.backend, 0, &info);
     CHECK(strcmp(info.name, "cache") == 0 && info.bytes == cache && info.input_address == info.output_address);
     engine.backend->operations->state(engine.backend, 1, &info);
@@ -161,6 +177,36 @@ static void takes_what_the_interface_says(void) {
     CHECK_INT(fake_cuda_used(), cache + 2 * probs + 7 * 256 + 6 * 256);
     cuda_engine_close(&engine);
     table_graphs_close(&graphs);
+}
+
+static void open_buffers(fr_cuda *cuda, fr_arena *arena, const fr_model *model, const fr_graph *graph, fr_io *io,
+                         fr_cuda_buffers *out) {
+    *out = (fr_cuda_buffers){.n_states = 0};
+    REQUIRE(fr_cuda_load(FAKE_CUDA_LIBRARY, cuda, &error) == FORERUN_OK &&
+            fr_cuda_start(cuda, 0, &error) == FORERUN_OK);
+    REQUIRE(fr_cuda_buffers_open(cuda, arena, model, graph, io, out, &error) == FORERUN_OK);
+}
+
+static void lays_out_pieces_of_256_bytes(void) {
+    fr_state states[2] = {{tensor("probs", FR_FLOAT16, 3, 1, 2), "probs.out"}, {{.name = "k"}, "k.out"}};
+    states[0].tensor.shape[2] = 100; /* as many as a cache has rows, but no cache */
+    states[1].tensor = (fr_tensor){"k", FR_BFLOAT16, 4, {1, 2, 100, 3}};
+    const fr_graph graph = {.states = states, .n_states = 2};
+    const fr_model model = {.draft_len = 40, .prefill_chunk = 1, .cache_rows = 100};
+    fr_cuda cuda;
+    fr_arena arena = {0};
+    fr_cuda_buffers it;
+    fr_io io;
+    open_buffers(&cuda, &arena, &model, &graph, &io, &it);
+    CHECK_INT(it.inputs.bytes, 256 * 5 + 512 * 2);  /* 82 uniforms, and 41 tokens, though a prefill has one */
+    CHECK_INT(it.results.bytes, 256 * 3 + 512 * 3); /* 40 drafts and 41 tokens of 8 bytes, 40 confidences of 4 */
+    CHECK(it.states[0].input != it.states[0].output);
+    CHECK(it.states[1].input == it.states[1].output);
+    CHECK(it.states[0].bytes == 400 && it.states[1].bytes == 1200);
+    CHECK_INT(fake_cuda_used(), it.inputs.bytes + it.results.bytes + 2 * 400 + 1200);
+    fr_cuda_buffers_close(&cuda, &it);
+    fr_cuda_stop(&cuda);
+    fr_arena_free(&arena);
 }
 
 /* The device's rows are those that the loop means: prompt and answer, rejected rows overwritten. */
@@ -181,6 +227,37 @@ static void leaves_the_right_cache(void) {
     table_graphs_close(&graphs);
 }
 
+/* Captures of several widths continue each other: the tokens of a narrow one are the first of the draft. */
+static void widths_share_the_buffers(void) {
+    static const size_t widths[] = {3, K + 1, 2, K + 1, 3};
+    forerun_table table = successor_table(target, draft, 0); /* a perfect drafter */
+    table_graphs graphs;
+    cuda_engine engine;
+    forerun_round round = {.struct_size = sizeof round};
+    table_graphs_make(&graphs, &table);
+    REQUIRE(cuda_engine_open(&engine, &graphs, &error) == FORERUN_OK);
+    fr_backend *backend = engine.backend;
+    const forerun_request request = request_for(40, 0.0f, FORERUN_SPECULATIVE);
+    REQUIRE(fr_loop_start(&engine.loop, prompt, 3, &request, &error) == FORERUN_OK);
+    for (size_t i = 0; i < 5; i++)
+        REQUIRE(backend->operations->prepare(backend, (fr_run){FR_ROUND, FORERUN_DECODE, widths[i]}, &error) ==
+                FORERUN_OK);
+    step(&engine, &round);
+    int64_t last = round.committed[0], position = 3;
+    for (size_t i = 0; i < 5; i++) {
+        backend->io.n_known[0] = 1;
+        backend->io.n_draft[0] = (int64_t)widths[i] - 1;
+        backend->io.position[0] = position;
+        REQUIRE(backend->operations->run(backend, (fr_run){FR_ROUND, FORERUN_DECODE, widths[i]}, &error) == FORERUN_OK);
+        CHECK_INT(backend->io.n_accepted[0], widths[i] - 1);
+        for (size_t j = 0; j < widths[i]; j++, last = (last + 1) % V)
+            CHECK_INT(backend->io.committed[j], (last + 1) % V);
+        position += (int64_t)widths[i];
+    }
+    cuda_engine_close(&engine);
+    table_graphs_close(&graphs);
+}
+
 int main(void) {
     for (int i = 0; i < CAPACITY; i++)
         prompt[i] = (i * i + 3 * i + 1) % V;
@@ -191,6 +268,8 @@ int main(void) {
     copies_once_each_way();
     takes_what_the_interface_says();
     leaves_the_right_cache();
+    widths_share_the_buffers();
+    lays_out_pieces_of_256_bytes();
     CHECK_INT(fake_cuda_live(), 0);
     CHECK(fake_cuda_mistake()[0] == '\0');
     return check_failures != 0;
