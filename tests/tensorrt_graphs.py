@@ -60,12 +60,12 @@ class Built:
         return self.folder / "round.engine"
 
 
-def build(model: ir.Model, *capabilities: str, widths: tuple[int, ...] = (), may_copy: bool = False) -> Built:
+def build(model: ir.Model, *capabilities: str, widths: tuple[int, ...] = ()) -> Built:
     """Write and build one graph "round" in a new temporary folder."""
     _kept.append(tempfile.TemporaryDirectory(prefix="forerun-engine-"))
     folder = Path(_kept[-1].name)
     write_for_tensorrt({"round": model}, folder)
-    graph = GraphBuild("round", folder / "round.onnx", widths, may_copy)
+    graph = GraphBuild("round", folder / "round.onnx", widths)
     return Built(folder, build_engines(EngineRequest(TENSORRT_RTX, capabilities, (graph,)), folder, lambda *_: None))
 
 
@@ -142,13 +142,13 @@ class _Builder:
         return self.result(f"{name}.out", written, ir.DataType.FLOAT16, shape)
 
     def _attention(self, q: ir.Value, caches: list[ir.Value]) -> ir.Value:
-        """Each query is a head of its own: the form for which TensorRT reads the caches where they lie."""
-        assert isinstance(self.width, int)
-        mask = self.emit("Where", self.visible, self._floats(0.0), self._floats(-60000.0))
-        mask = self._unsqueeze(self.emit("Tile", mask, self.emit.constant([1, HEADS, 1])), 2)
-        q = self.emit("Reshape", q, self._shape(1, HEADS * self.width, 1, HEAD_DIM))
+        """The rows of a decoding run as heads: the form for which TensorRT reads the caches where they lie."""
+        seen = self.emit("Reshape", self.visible, self._shape(1, WIDTH, -1, ROWS))
+        mask = self.emit("Where", seen, self._floats(0.0), self._floats(-60000.0))
+        mask = self.emit("Tile", mask, self.emit.constant([1, HEADS, 1, 1]))
+        q = self.emit("Reshape", q, self._shape(1, HEADS * WIDTH, -1, HEAD_DIM))
         out = self.emit("Attention", q, *caches, mask, scale=HEAD_DIM**-0.5)
-        return self.emit("Reshape", out, self._shape(1, HEADS, self.width, HEAD_DIM))
+        return self.emit("Reshape", out, self._shape(1, HEADS, -1, HEAD_DIM))
 
     def _usual_attention(self, q: ir.Value, caches: list[ir.Value]) -> ir.Value:
         mask = self.emit("Where", self._unsqueeze(self.visible, 1), self._floats(0.0), self._floats(-60000.0))

@@ -67,7 +67,7 @@ class ProfileFacts:
     """The program of one optimization profile.
 
     `aliased` states are written in place; `attended` ones are read by attention where they lie. `kernels` counts
-    launches by kernel, products among them. `device_memory` and `weights` are bytes.
+    launches by kernel, products among them. `device_memory` are the bytes that a run needs beside weights and states.
     """
 
     inputs: tuple[str, ...]
@@ -78,7 +78,6 @@ class ProfileFacts:
     capturable: bool
     streams: int
     device_memory: int
-    weights: int
     kernels: Mapping[str, int]
     products: tuple[Product, ...]
 
@@ -199,8 +198,7 @@ def _profile(path: Path, program: Program, names: GraphNames | None) -> ProfileF
         copies=tuple(copy for copy in _copies(program, tensors) if copy.state in caches),
         capturable=program.value("stream_capturable") == "1",
         streams=int(program.value("n_streams") or 0),
-        device_memory=program.memory(constant=False),
-        weights=program.memory(constant=True),
+        device_memory=program.device_memory(),
         kernels=dict(sorted(Counter(map(_kernel, program.statements)).items())),
         products=tuple(filter(None, (_product(program, each) for each in program.statements))),
     )

@@ -95,11 +95,10 @@ class Program:
         """Return the steps of a run, in order."""
         return tuple(Statement(text.partition("=")[0], text) for text in _STATEMENT.split(self.main)[1:])
 
-    def memory(self, *, constant: bool) -> int:
-        """Return the bytes of device memory that weights (`constant`) or everything else takes."""
-        regions = [text for text in _REGION.findall(self.header) if " place=accelerator " in f" {text} "]
-        chosen = [text for text in regions if (" constant=true" in text) == constant]
-        return sum(int(size) for text in chosen for size in re.findall(r"\bsize=(\d+)", text))
+    def device_memory(self) -> int:
+        """Return the bytes of device memory that a run needs beside weights, inputs and outputs."""
+        regions = [text for text in _REGION.findall(self.header) if " type=user place=accelerator " in text]
+        return sum(int(size) for text in regions for size in re.findall(r"\bsize=(\d+)", text))
 
 
 def programs(data: mmap | bytes) -> Iterator[Program]:

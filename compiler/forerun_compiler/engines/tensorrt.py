@@ -39,13 +39,12 @@ TYPES: Mapping[ir.DataType, DType] = {
 class GraphBuild:
     """A graph file of `write_for_tensorrt`, and the widths that its dynamic dimension T gets, a profile each.
 
-    A graph of fixed shapes has no widths. `may_copy`: its engine may copy caches, as prefill may.
+    The first width is that of decoding. A graph of fixed shapes has none.
     """
 
     name: str
     onnx: Path
     widths: tuple[int, ...] = ()
-    may_copy: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def build_engines(request: EngineRequest, folder: Path, on_progress: OnProgress)
             versions.add(run_worker(job, Path(scratch), on_progress).library)
             on_progress(f"check {graph.name}", 0, 0)
             numbers = tuple(each.number for each in chosen)
-            expected = expectations_of(models[graph.name], numbers, may_copy=graph.may_copy)
+            expected = expectations_of(models[graph.name], numbers)
             facts[graph.name] = _check(request.backend, Path(job.plan), expected, graph.name)
         for graph in request.graphs:
             os.replace(Path(scratch) / f"{graph.name}.engine", folder / f"{graph.name}.engine")

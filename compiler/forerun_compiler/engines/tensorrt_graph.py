@@ -29,15 +29,14 @@ _LISTED = 5
 class Expectations:
     """What the engine of a graph must hold.
 
-    `states` are written in place; `products` are the operand types of the nodes that multiply quantized numbers;
-    `may_copy`: caches may be copied, as in prefill, where a copy serves a whole chunk.
+    `states` are written in place; the nodes of `products` multiply numbers of these types. The first profile is that of
+    decoding, which copies no cache; others may, where a copy serves a whole chunk of a prompt.
     """
 
     names: GraphNames
     states: tuple[str, ...]
     products: Mapping[str, str]
     capabilities: tuple[str, ...]
-    may_copy: bool = False
 
 
 def check_lowered(model: ir.Model, graph: str) -> None:
@@ -55,7 +54,7 @@ def check_lowered(model: ir.Model, graph: str) -> None:
         raise EngineError(f"{graph}: TensorRT cannot be given this graph: {_some(wrong, '; ')}")
 
 
-def expectations_of(model: ir.Model, capabilities: tuple[str, ...], *, may_copy: bool = False) -> Expectations:
+def expectations_of(model: ir.Model, capabilities: tuple[str, ...]) -> Expectations:
     """Return what an engine of this graph, built for these capabilities, must hold."""
     outputs = tuple(str(value.name) for value in model.graph.outputs)
     inputs = tuple(str(value.name) for value in model.graph.inputs)
@@ -69,7 +68,7 @@ def expectations_of(model: ir.Model, capabilities: tuple[str, ...], *, may_copy:
     }
     caches = tuple(name for name in states if name in attended)
     products = {str(node.name): found for node in model.graph if (found := _operands(node)) is not None}
-    return Expectations(GraphNames(inputs, outputs, caches), states, products, capabilities, may_copy)
+    return Expectations(GraphNames(inputs, outputs, caches), states, products, capabilities)
 
 
 def check_engine(facts: PlanFacts, expected: Expectations, graph: str) -> None:
@@ -84,8 +83,9 @@ def check_engine(facts: PlanFacts, expected: Expectations, graph: str) -> None:
             f"expected an engine for {', '.join(expected.capabilities)}, "
             f"found one for {', '.join(facts.capabilities) or 'none'}"
         )
-    for profile in facts.profiles or ():
-        wrong += [each for each in _missing(profile, expected) if each not in wrong]
+    for index, profile in enumerate(facts.profiles or ()):
+        found = [*_missing(profile, expected), *(_copied(profile, expected) if index == 0 else ())]
+        wrong += [each for each in found if each not in wrong]
     if wrong:
         raise EngineError(
             f"{graph}: the engine is not what the graph asked for: {'; '.join(wrong)}. The lowering and the library's "
@@ -98,11 +98,6 @@ def _missing(profile: ProfileFacts, expected: Expectations) -> Iterator[str]:
         yield "a CUDA graph cannot capture a run of it"
     if copied := [name for name in expected.states if name not in profile.aliased]:
         yield f"{len(copied)} of {len(expected.states)} states are not written in place: {_some(copied)}"
-    if not expected.may_copy:
-        if profile.copies:
-            yield f"caches are copied in each run: {_some(f'{each.state} by {each.kernel}' for each in profile.copies)}"
-        if unread := [name for name in expected.names.caches if name not in profile.attended]:
-            yield f"attention does not read these caches where they lie: {_some(unread)}"
     found = {node: product.operands for product in profile.products for node in product.nodes}
     lost = [(node, wanted) for node, wanted in expected.products.items() if found.get(node) != wanted]
     for wanted in dict.fromkeys(wanted for _, wanted in lost):
@@ -110,6 +105,13 @@ def _missing(profile: ProfileFacts, expected: Expectations) -> Iterator[str]:
         total = sum(other == wanted for other in expected.products.values())
         instead = _some(f"{node} ({found.get(node, 'no product')})" for node in nodes)
         yield f"{len(nodes)} of {total} {wanted} products are something else: {instead}"
+
+
+def _copied(profile: ProfileFacts, expected: Expectations) -> Iterator[str]:
+    if profile.copies:
+        yield f"caches are copied in each run: {_some(f'{each.state} by {each.kernel}' for each in profile.copies)}"
+    if unread := [name for name in expected.names.caches if name not in profile.attended]:
+        yield f"attention does not read these caches where they lie: {_some(unread)}"
 
 
 def _faults(node: ir.Node) -> Iterator[str]:

@@ -59,12 +59,14 @@ def test_nothing_but_the_engine_and_its_log_is_left() -> None:
     assert str(made.folder) not in log
 
 
-def test_a_graph_of_two_widths_has_a_profile_for_each() -> None:
-    made = hand.build(hand.hand_target(in_place=False, width="T"), "8.9", widths=(4, 16), may_copy=True)
+def test_prefill_is_a_second_profile_which_may_copy_caches() -> None:
+    made = hand.build(hand.hand_target(width="T"), "8.9", widths=(hand.WIDTH, 4 * hand.WIDTH))
     profiles = made.engines.graphs["round"].facts.profiles
     assert profiles is not None
     assert [profile.inputs for profile in profiles] == [("tokens", "position", *hand.CACHES)] * 2
-    assert all(profile.aliased == hand.CACHES and len(profile.copies) == 4 for profile in profiles)
+    assert [profile.aliased for profile in profiles] == [hand.CACHES] * 2
+    assert [{copy.state for copy in profile.copies} for profile in profiles] == [set(), set(hand.CACHES)]
+    assert [profile.attended for profile in profiles] == [hand.CACHES, ()]
 
 
 def test_copied_caches_are_refused() -> None:

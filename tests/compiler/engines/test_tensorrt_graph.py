@@ -113,20 +113,19 @@ GOOD = ProfileFacts(
     capturable=True,
     streams=1,
     device_memory=0,
-    weights=0,
     kernels={},
     products=(Product(("a", "b"), "fp8", "fp8"),),
 )
 
 
-def check(profile: ProfileFacts, expected: Expectations = EXPECTED) -> None:
-    check_engine(PlanFacts("1.7.1.116", ("8.9",), 1, (profile,)), expected, "round")
+def check(profile: ProfileFacts) -> None:
+    check_engine(PlanFacts("1.7.1.116", ("8.9",), 1, (profile,)), EXPECTED, "round")
 
 
 def test_what_was_meant_passes() -> None:
     check(GOOD)
-    copied = replace(GOOD, copies=(Copy("k_0", "kernel"),), attended=())
-    check(copied, replace(EXPECTED, may_copy=True))
+    prefill = replace(GOOD, copies=(Copy("k_0", "kernel"),), attended=())
+    check_engine(PlanFacts("1.7.1.116", ("8.9",), 1, (GOOD, prefill)), EXPECTED, "round")
     check_engine(PlanFacts("9.9", ("8.9",), 1, None, "not known"), EXPECTED, "round")
 
 
