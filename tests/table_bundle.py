@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,13 +116,19 @@ def _facts(draft_len: int, capacity: int, cache_rows: int, prefill_chunk: int) -
     }
 
 
-def write_manifest(folder: Path, facts: dict[str, object], graphs: dict[str, object]) -> None:
+CPU_ENGINE = {"backend": "onnxruntime", "device": "cpu", "built": []}
+
+
+def write_manifest(
+    folder: Path, facts: dict[str, object], graphs: dict[str, object], engines: Sequence[object] = (CPU_ENGINE,)
+) -> None:
     """Writes manifest.json over the files that lie in `folder`, sealed."""
     files = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         if path.name != "manifest.json":
             data = path.read_bytes()
-            files[path.name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            name = path.relative_to(folder).as_posix()
+            files[name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     manifest = {
         "format": 3,
         "forerun": "0.1.0",
@@ -131,7 +137,7 @@ def write_manifest(folder: Path, facts: dict[str, object], graphs: dict[str, obj
         "model": facts,
         "graphs": graphs,
         "precision": dict.fromkeys(("target", "drafter", "lm_head", "cache"), "float32"),
-        "engines": [{"backend": "onnxruntime", "device": "cpu", "built": []}],
+        "engines": list(engines),
         "recipe": "name: table\n",
         "source": {"target": "table", "drafter": "table"},
         "cost": [],
@@ -159,7 +165,7 @@ def interface(name: str, model: onnx.ModelProto) -> dict[str, object]:
 
 
 def _tensors(values: object) -> list[dict[str, object]]:
-    names = {TensorProto.INT64: "int64", TensorProto.FLOAT: "float32"}
+    names = {TensorProto.INT64: "int64", TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
     described = []
     for value in values:  # type: ignore[attr-defined]
         tensor = value.type.tensor_type
@@ -212,7 +218,7 @@ def edit_manifest(folder: Path, change: Callable[[Any], None]) -> None:
     """Changes the manifest and seals it again: what the runtime then refuses, it refuses for its content."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     change(manifest)
-    write_manifest(folder, manifest["model"], manifest["graphs"])
+    write_manifest(folder, manifest["model"], manifest["graphs"], manifest["engines"])
 
 
 def reseal(folder: Path) -> None:

@@ -75,6 +75,8 @@ forerun_status fr_ort_check(const fr_ort_api *api, OrtStatus *status, const char
                                "install the version that built it."
                              : "";
     fr_fail(error, FORERUN_BACKEND_ERROR, "ONNX Runtime %s, %s: %s%s", api->version, doing, said, advice);
+    for (char *line = error != NULL ? strchr(error->message, '\n') : NULL; line != NULL; line = strchr(line, '\n'))
+        *line = ' '; /* a message is one line */
     api->ReleaseStatus(status);
     return FORERUN_BACKEND_ERROR;
 }
