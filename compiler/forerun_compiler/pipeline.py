@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -13,7 +13,7 @@ from forerun_compiler.drafters import Drafter, TargetSide, load_drafter
 from forerun_compiler.errors import PassError, RecipeError
 from forerun_compiler.finite_weights import check_finite
 from forerun_compiler.graph import check_graph
-from forerun_compiler.manifest import EngineTarget, Precision
+from forerun_compiler.manifest import EngineTarget, Override, Precision
 from forerun_compiler.passes.assign_precision import Choice, assign_precision, layer_names, named_by
 from forerun_compiler.passes.link_round import Parts, link_plain, link_round
 from forerun_compiler.passes.lower_ort import lower_ort, passes_for
@@ -151,8 +151,7 @@ def check_overrides(recipe: Recipe, linked: LinkedGraphs) -> None:
     """
     graphs = (linked.round, linked.plain)
     names = layer_names(graphs)
-    for index, override in enumerate(recipe.precision.overrides):
-        where = f"{recipe.path}:{recipe.override_lines[index]}: precision.overrides[{index}].layers"
+    for where, override in _overrides(recipe):
         found = named_by(override, graphs)
         if not found:
             raise RecipeError(
@@ -166,6 +165,15 @@ def check_overrides(recipe: Recipe, linked: LinkedGraphs) -> None:
                 f"{override.scheme} for {'it' if len(found) == 1 else 'any of them'} is not possible ({reasons}); "
                 "remove the entry or let it name other layers"
             )
+
+
+def _overrides(recipe: Recipe) -> Iterator[tuple[str, Override]]:
+    """Every override of the recipe and of its engines' own precisions, after where it stands."""
+    for index, override in enumerate(recipe.precision.overrides):
+        yield f"{recipe.path}:{recipe.override_lines[index]}: precision.overrides[{index}].layers", override
+    for number, (engine, lines) in enumerate(zip(recipe.engines, recipe.engine_override_lines, strict=False)):
+        for index, override in enumerate(engine.precision.overrides if engine.precision is not None else ()):
+            yield f"{recipe.path}:{lines[index]}: engines[{number}].precision.overrides[{index}].layers", override
 
 
 def target_side(target: Target) -> TargetSide:

@@ -240,6 +240,14 @@ def test_a_pattern_that_matches_no_layer_is_refused() -> None:
     assert "target.model.layers.0.self_attn.q_proj" in str(caught.value)
 
 
+def test_a_pattern_of_an_engines_own_precision_is_refused_too() -> None:
+    made: Pair = pair()
+    own = EngineTarget("tensorrt-rtx", "cuda", precision=Precision(overrides=(Override("target.nose", "fp8"),)))
+    asked = replace(recipe(made.target, made.drafter), engines=(EngineTarget(), own), engine_override_lines=((), (12,)))
+    with pytest.raises(RecipeError, match=r"^tiny\.yaml:12: engines\[1\]\.precision\.overrides\[0\]\.layers: 'target"):
+        pipeline.check_overrides(asked, made.linked)
+
+
 def test_an_override_that_no_layer_can_follow_is_refused_with_the_reason() -> None:
     made: Pair = pair()
     precision = Precision(overrides=(Override("drafter.fc", "int8"),))
