@@ -9,6 +9,7 @@
 #include "vocab.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -46,11 +47,13 @@ static forerun_status open_graphs(forerun_engine *engine, const char *folder, co
             return fr_cuda_graphs_open(&engine->arena, &manifest->model, &it->round, &it->plain, graphs,
                                        &engine->backend, error);
     }
+    char list[400] = "no engine for a GPU";
+    for (size_t i = 0, used = 0; i < manifest->n_engines && used < sizeof list; i++)
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s\"%s\"", i > 0 ? ", " : "",
+                                 manifest->engines[i].folder);
     return fr_fail(error, FORERUN_INVALID_ARGUMENT,
-                   "%s has no engine \"%.200s\"; it has %zu for GPUs%s%.200s%s. Choose one of them, or add it to the "
-                   "bundle.",
-                   folder, graphs->engine, manifest->n_engines, manifest->n_engines > 0 ? ", the first in \"" : "",
-                   manifest->n_engines > 0 ? manifest->engines[0].folder : "", manifest->n_engines > 0 ? "\"" : "");
+                   "%s has no engine \"%.200s\": found %s. Choose one that it has, or build the bundle with another.",
+                   folder, graphs->engine, list);
 }
 
 /* `graphs` is NULL where ONNX Runtime runs the bundle. */

@@ -1,9 +1,8 @@
 /* Bundles on disk, damaged in many ways: each is refused with a message that names the file, and nothing is read
  * outside of its bounds. */
 #define _POSIX_C_SOURCE 200809L
-#include "check.h"
+#include "bundle_files.h"
 #include "files.h"
-#include "sha256.h"
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -17,19 +16,7 @@ static const char *const CONTENTS[] = {"the round", "the plain graph", "VNRF....
 enum { FILES = sizeof NAMES / sizeof NAMES[0] };
 
 static void write_file(const char *name, const char *data, size_t length) {
-    char path[256];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    FILE *file = fopen(path, "wb");
-    REQUIRE(file != NULL && fwrite(data, 1, length, file) == length && fclose(file) == 0);
-}
-
-static void hash_text(const char *data, size_t length, char hex[65]) {
-    unsigned char digest[32];
-    fr_sha256 hash;
-    fr_sha256_begin(&hash);
-    fr_sha256_add(&hash, data, length);
-    fr_sha256_end(&hash, digest);
-    fr_sha256_hex(digest, hex);
+    put_file(folder, name, data, length);
 }
 
 static char *add_graphs(char *at, const char *dtype) {
@@ -64,13 +51,6 @@ static char *good_body(void) {
     sprintf(at, "}, \"built\": [{\"folder\": \"report\", \"library\": \"1.7.1.116\", \"compute_capability\": [\"8.9\", "
                 "\"12.0\"]}]}],\n  \"cost\": [1.5],\n");
     return body;
-}
-
-static size_t seal(char *out, const char *body, size_t length) {
-    char hex[65];
-    memmove(out, body, length);
-    hash_text(out, length, hex);
-    return length + (size_t)sprintf(out + length, "  \"seal\": \"%s\"\n}\n", hex);
 }
 
 static forerun_status open_manifest(fr_manifest *out) {
