@@ -82,4 +82,3 @@ def _make_half(model: onnx.ModelProto) -> None:
         if any(value.name == name for value in graph.input):
             graph.node.insert(0, helper.make_node("Cast", [name], [f"{name}/float"], to=TensorProto.FLOAT))
             graph.node.append(helper.make_node("Cast", [f"{name}.out/float"], [f"{name}.out"], to=TensorProto.FLOAT16))
-

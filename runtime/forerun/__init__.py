@@ -8,6 +8,7 @@ with forerun.load("artifacts/demo") as engine:
 
 from forerun._core import VERSION as __version__
 from forerun._core import Facts, Round
+from forerun.device import Choice
 from forerun.engine import Engine, load
 from forerun.errors import ForerunError
 from forerun.generation import Generation, Stream
@@ -16,6 +17,7 @@ from forerun.rounds import Rounds
 from forerun.statistics import Statistics
 
 __all__ = [
+    "Choice",
     "Engine",
     "Facts",
     "ForerunError",

@@ -35,17 +35,25 @@ class Devices:
 
 
 @dataclass(frozen=True, slots=True)
+class Gpu:
+    """A device, and the engine of the bundle that was built for it."""
+
+    device: Device
+    engine: EngineEntry
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
-    """What runs a bundle: `device` is "cpu" or "cuda:0", `engine` the GPU's engine in the bundle, if it is one."""
+    """What runs a bundle, and why: `device` is "cpu" or "cuda:0"; `gpu` says what a GPU runs."""
 
     device: str
     reason: str
-    engine: EngineEntry | None = None
-    gpu: Device | None = None
+    gpu: Gpu | None = None
 
 
-def find_devices(driver: str = DRIVER) -> Devices:
-    """Ask the driver. Nothing is initialized on a device, and a machine without a driver is no error."""
+def find_devices(driver: str | None = None) -> Devices:
+    """Ask the driver (default: DRIVER). No device is initialized, and a machine without a driver is no error."""
+    driver = driver or DRIVER
     try:
         library = ctypes.CDLL(driver)
     except OSError as error:
@@ -110,7 +118,7 @@ def choose(
             for engine in bundle.engines:
                 if _unfit(engine, gpu, devices, installed(engine.backend)) is None:
                     reason = f"{gpu.name} ({gpu.capability}) runs {engine.folder}, {_library(engine)}"
-                    return Choice(f"cuda:{gpu.ordinal}", reason, engine, gpu)
+                    return Choice(f"cuda:{gpu.ordinal}", reason, Gpu(gpu, engine))
         refusal = _refusal_of_each(bundle, asked, devices, installed)
     if device == "auto" and bundle.cpu:
         return Choice("cpu", f"no GPU fits: {refusal}")

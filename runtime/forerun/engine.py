@@ -11,14 +11,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from forerun import _core
+from forerun import device as gpu_devices
+from forerun.bundle_engines import read_engines
 from forerun.chat import Message, render_chat
+from forerun.device import Choice, Gpu, choose, find_devices, parse_device
 from forerun.errors import refuse_argument
 from forerun.generation import Generation, Stream
 from forerun.library import VARIABLE, find_library
 from forerun.prompt import Prompt, parse_prompt
 from forerun.request import Decoding, parse_request
 from forerun.rounds import Guard, Rounds
+from forerun.runtime_cache import RuntimeCache, cache_folder
 from forerun.statistics import StatisticsCounter
+from forerun.tensorrt import TensorRTGraphs
+from forerun.tensorrt_package import find_package
 from forerun.text import TextAssembler, decode_tokens, parse_stops
 
 if TYPE_CHECKING:
@@ -30,34 +36,69 @@ MOST_THREADS = 1024
 def load(
     path: str | os.PathLike[str],
     *,
+    device: str = "cpu",
     threads: int | None = None,
     library: str | os.PathLike[str] | None = None,
 ) -> Engine:
     """Opens the bundle in the folder `path`; every file's size and hash is checked before it is used.
 
-    `threads` is how many one round may use (default: the processors this process may run on). `library` is the path
-    of libonnxruntime.so; default: the environment variable FORERUN_ONNXRUNTIME, then the installed onnxruntime.
+    `device` is "cpu"; "cuda", the first GPU that one of the bundle's engines was built for, or "cuda:N", that one; or
+    "auto", a GPU if one fits and else the CPU. What was chosen, and why, is the engine's `device`.
+    On the CPU `threads` is how many one round may use (default: the processors this process may run on), and `library`
+    the path of libonnxruntime.so; default: the environment variable FORERUN_ONNXRUNTIME, then the installed
+    onnxruntime. A GPU needs the TensorRT package that built the engine, in that version.
     Raises ForerunError, which names the file, what was expected, what was found and what to do.
     """
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MOST_THREADS):
         raise refuse_argument(f"threads: expected 1 .. {MOST_THREADS} or None, got {threads!r}")
     folder = Path(path)
+    choice = Choice("cpu", "asked for")
+    if parse_device(device) != "cpu":
+        devices = find_devices()
+        choice = choose(read_engines(folder), device, devices, find_package)
+        if choice.gpu is not None:
+            return _open_on_gpu(folder, choice, choice.gpu, devices.cuda, cache_folder(os.environ))
     found = find_library(library, os.environ.get(VARIABLE))
-    return Engine(_core.Engine(os.fspath(folder), os.fspath(found), threads or 0), folder)
+    return Engine(_core.Engine(os.fspath(folder), os.fspath(found), threads or 0), folder, choice)
+
+
+def _open_on_gpu(folder: Path, choice: Choice, gpu: Gpu, cuda: tuple[int, int], caches: Path) -> Engine:
+    """`cuda` is the driver's; what TensorRT-RTX compiles is kept in the folder `caches`."""
+    entry = gpu.engine
+    cache = RuntimeCache(caches, entry, gpu.device.name, cuda) if entry.backend == "tensorrt-rtx" else None
+    graphs = TensorRTGraphs(folder, entry, cache)
+    core = _core.Engine(
+        os.fspath(folder),
+        engine=entry.folder,
+        library=entry.backend,
+        version=entry.library,
+        bind=graphs.bind,
+        enqueue=graphs.enqueue,
+        driver=gpu_devices.DRIVER,
+        device=gpu.device.ordinal,
+    )
+    return Engine(core, folder, choice, graphs.close)
 
 
 class Engine:
     """A bundle, opened by `load`. One generation at a time; load the bundle again for another beside it."""
 
-    def __init__(self, core: _core.Engine, folder: Path) -> None:
+    def __init__(
+        self, core: _core.Engine, folder: Path, choice: Choice, on_close: Callable[[], None] = lambda: None
+    ) -> None:
         self.facts = core.describe()
+        self.device = choice
+        self._on_close = on_close
         self._core = core
         self._guard = Guard(core)
         self._folder = folder
 
     def __repr__(self) -> str:
         facts = self.facts
-        return f"<forerun.Engine {facts.name}: {facts.target_architecture} + {facts.drafter_family}, {facts.backend}>"
+        return (
+            f"<forerun.Engine {facts.name}: {facts.target_architecture} + {facts.drafter_family}, "
+            f"{facts.backend} on {self.device.device}>"
+        )
 
     @overload
     def generate(
@@ -163,6 +204,7 @@ class Engine:
     def close(self) -> None:
         """Frees the bundle's memory; an unfinished stream ends with an error. Calling it again is fine."""
         self._guard.close()
+        self._on_close()
 
     def __enter__(self) -> Engine:
         return self

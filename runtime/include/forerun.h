@@ -67,10 +67,10 @@ typedef struct forerun_options {
     const char *onnxruntime_library;
     /* Threads that one round may use; 0 = the processors this process may run on. */
     int32_t threads;
-    /* ONNX Runtime's execution provider: NULL or "cpu"; "cuda" or "tensorrt", for which the library must have been built
-     * (onnxruntime-gpu); "tensorrt-rtx", a plugin whose absolute path is `provider_library`. On a GPU the graphs of an
-     * engine run, with their states in the device's memory; what a provider has no kernel for, the library runs on the
-     * CPU. */
+    /* ONNX Runtime's execution provider: NULL or "cpu"; "cuda" or "tensorrt", for which the library must have been
+     * built (onnxruntime-gpu); "tensorrt-rtx", a plugin whose absolute path is `provider_library`. On a GPU the graphs
+     * of an engine run, with their states in the device's memory; what a provider has no kernel for, the library runs
+     * on the CPU. */
     const char *provider, *provider_library;
     /* The folder of an engine, as the manifest lists it, whose graphs are run. NULL = on the CPU the bundle's own, on a
      * GPU those of the first engine. With provider "cpu": the graphs of a GPU, to compare with. */

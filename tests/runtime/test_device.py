@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from forerun.bundle_engines import BundleEngines, EngineEntry
-from forerun.device import Device, Devices, choose, find_devices, parse_device
+from forerun.device import Device, Devices, Gpu, choose, find_devices, parse_device
 from forerun.errors import ForerunError
 from forerun.tensorrt_package import Installed
 
@@ -59,20 +59,20 @@ def test_the_cpu_needs_no_driver() -> None:
 
 def test_the_recipes_first_engine_that_fits_is_taken() -> None:
     choice = choose(BOTH, "cuda", machine(BLACKWELL), rtx)
-    assert (choice.device, choice.engine, choice.gpu) == ("cuda:1", NVFP4, BLACKWELL)
+    assert (choice.device, choice.gpu) == ("cuda:1", Gpu(BLACKWELL, NVFP4))
     assert choice.reason == (
         "NVIDIA GeForce RTX 5090 (12.0) runs engines/tensorrt-rtx-sm120-nvfp4, TensorRT-RTX 1.7.1.116"
     )
-    assert choose(BOTH, "cuda", machine(ADA), rtx).engine == FP8
+    assert choose(BOTH, "cuda", machine(ADA), rtx).gpu == Gpu(ADA, FP8)
 
 
 def test_a_device_of_another_number_can_be_asked_for() -> None:
-    assert choose(BOTH, "cuda", machine(ADA, BLACKWELL), rtx).gpu == ADA
-    assert choose(BOTH, "cuda:1", machine(ADA, BLACKWELL), rtx).gpu == BLACKWELL
+    assert choose(BOTH, "cuda", machine(ADA, BLACKWELL), rtx).gpu == Gpu(ADA, FP8)
+    assert choose(BOTH, "cuda:1", machine(ADA, BLACKWELL), rtx).gpu == Gpu(BLACKWELL, NVFP4)
 
 
 def test_a_device_that_no_engine_fits_is_passed_over() -> None:
-    assert choose(BOTH, "cuda", machine(HOPPER, BLACKWELL), rtx).gpu == BLACKWELL
+    assert choose(BOTH, "cuda", machine(HOPPER, BLACKWELL), rtx).gpu == Gpu(BLACKWELL, NVFP4)
 
 
 def test_an_engine_for_another_capability_says_how_to_build_one() -> None:
@@ -127,7 +127,7 @@ def test_auto_takes_the_gpu_if_one_fits() -> None:
 
 def test_auto_takes_the_cpu_and_says_why() -> None:
     choice = choose(BOTH, "auto", NO_GPU, rtx)
-    assert (choice.device, choice.engine) == ("cpu", None)
+    assert (choice.device, choice.gpu) == ("cpu", None)
     assert choice.reason == f"no GPU fits: {NO_GPU.reason}"
 
 

@@ -18,7 +18,7 @@ def test_facts_are_those_of_the_manifest(engine: forerun.Engine) -> None:
     assert (facts.vocab_size, facts.draft_len, facts.block_size, facts.capacity) == (VOCAB_SIZE, 4, 4, 200)
     assert (facts.prefill_chunk, facts.eos_token_ids, facts.bos_token_id) == (8, (EOS,), None)
     assert (facts.backend, facts.threads) == ("onnxruntime", 1)
-    assert repr(engine) == "<forerun.Engine table: TableForCausalLM + table, onnxruntime>"
+    assert repr(engine) == "<forerun.Engine table: TableForCausalLM + table, onnxruntime on cpu>"
 
 
 def test_version_is_that_of_the_header_and_of_the_distribution() -> None:
