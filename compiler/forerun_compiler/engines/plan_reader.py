@@ -168,19 +168,22 @@ class _Tensors:
 
 
 def _tensors(path: Path, program: Program, names: GraphNames | None) -> _Tensors:
-    found = (program.names("inputs"), program.names("outputs"))
+    read, written = program.names("inputs"), program.names("outputs")
     if names is None:
         # The first of an aliased pair has its output's name too.
-        given = (tuple(graph_name(each).removesuffix(OUT) for each in found[0]), tuple(map(graph_name, found[1])))
-    else:
-        given = (names.inputs, names.outputs)
-    for side, ours, theirs in zip(("inputs", "outputs"), given, found, strict=True):
-        if len(ours) != len(theirs):
-            raise EngineError(
-                f"{path}: expected an engine with {len(ours)} {side}, found {len(theirs)}; build it again"
-            )
-    inputs, outputs = (tuple(zip(ours, theirs, strict=True)) for ours, theirs in zip(given, found, strict=True))
-    states = {tensor: name for name, tensor in inputs if f"{name}{OUT}" in given[1]}
+        names = GraphNames(
+            tuple(graph_name(each).removesuffix(OUT) for each in read), tuple(map(graph_name, written)), ()
+        )
+    # After the graph's own inputs come sizes that TensorRT computes from a profile's shapes.
+    inputs = tuple(zip(names.inputs, read, strict=False))
+    outputs = tuple(zip(names.outputs, written, strict=False))
+    moved = [name for name, tensor in inputs if graph_name(tensor).removesuffix(OUT) in {*names.inputs} - {name}]
+    if len(read) < len(names.inputs) or len(written) != len(names.outputs) or moved:
+        raise EngineError(
+            f"{path}: expected the engine of a graph with {len(names.inputs)} inputs and {len(names.outputs)} outputs, "
+            f"found {len(read)} and {len(written)}, or another order; build it again"
+        )
+    states = {tensor: name for name, tensor in inputs if f"{name}{OUT}" in names.outputs}
     states |= {tensor: name.removesuffix(OUT) for name, tensor in outputs if name.removesuffix(OUT) in states.values()}
     return _Tensors(inputs, outputs, states)
 

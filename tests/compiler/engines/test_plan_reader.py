@@ -100,10 +100,23 @@ def test_without_names_all_states_count(tmp_path: Path) -> None:
     assert profile.copies == (Copy("cache", "__myl_Move"), Copy("k", "__myl_ResRepl"))
 
 
-def test_the_engine_of_another_graph_is_refused(tmp_path: Path) -> None:
-    other = GraphNames(("tokens",), NAMES.outputs, ())
-    with pytest.raises(EngineError, match=r"round\.engine: expected an engine with 1 inputs, found 3; build it again"):
+@pytest.mark.parametrize(
+    "other",
+    [
+        GraphNames((*NAMES.inputs, "more"), NAMES.outputs, ()),
+        GraphNames(NAMES.inputs, NAMES.outputs[:2], ()),
+        GraphNames(("cache", "k", "tokens"), NAMES.outputs, ()),
+    ],
+)
+def test_the_engine_of_another_graph_is_refused(tmp_path: Path, other: GraphNames) -> None:
+    with pytest.raises(EngineError, match=r"expected the engine of a graph with . inputs and . outputs, found 3 and 3"):
         read(tmp_path, other)
+
+
+def test_sizes_that_follow_the_inputs_are_no_inputs(tmp_path: Path) -> None:
+    text = TEXT.replace('"cache.1" }\n  outputs', '"cache.1" "a.Shape_0.1" }\n  outputs')
+    (profile,) = read_plan(engine(tmp_path, text), NAMES).profiles or ()
+    assert profile.inputs == NAMES.inputs
 
 
 def test_another_version_is_not_guessed_at(tmp_path: Path) -> None:
