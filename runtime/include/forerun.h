@@ -117,9 +117,9 @@ typedef struct forerun_graphs {
     const char *library;         /* for forerun_facts.backend: "tensorrt-rtx"; NULL = "cuda" */
     const char *library_version; /* for forerun_facts.backend_version; NULL = "unknown" */
     void *user;                  /* handed to every callback */
-    /* Input or output `tensor` of the graph at this width stands at `device_address`, a multiple of 256, from now on.
-     * A cache and its output have one address: the graph updates it in place. Called for all tensors of a graph and
-     * width before it is enqueued for the first time, and again only after that failed. */
+    /* Input or output `tensor` of the graph at this width stands at `device_address`, a multiple of 256, from now on. A
+     * state and its output have one address: the graph reads what it needs of the old before it writes. Called for all
+     * tensors of a graph and width before it is enqueued for the first time, and again only after that failed. */
     int (*bind)(void *user, forerun_graph graph, int64_t width, const char *tensor, uint64_t device_address);
     /* Enqueues the graph on `stream`, a CUstream (cudaStream_t), and does not wait. The first time of a graph and width
      * runs at once, so that a library may allocate; the others are captured, where it must neither allocate nor wait
@@ -176,7 +176,7 @@ typedef struct forerun_round {
 } forerun_round;
 
 /* One state buffer: a cache, or the probabilities of the draft. Valid until forerun_close. On a GPU these are device
- * addresses, which the host cannot read, and only caches are updated in place. */
+ * addresses, which the host cannot read. */
 typedef struct forerun_state_info {
     size_t struct_size;
     const char *name;

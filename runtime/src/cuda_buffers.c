@@ -21,9 +21,13 @@ static void *lay(const fr_cuda_block *block, size_t *at, size_t count, size_t si
     return piece;
 }
 
+size_t fr_cuda_prefill_width(const fr_model *model) {
+    return (size_t)(model->prefill_chunk < model->capacity ? model->prefill_chunk : model->capacity);
+}
+
 /* Points *io and *self into the blocks; called once for the sizes and once more with memory. */
 static void lay_out(fr_cuda_buffers *self, const fr_model *model, fr_io *io) {
-    size_t k = (size_t)model->draft_len, in = 0, out = 0, width = (size_t)model->prefill_chunk;
+    size_t k = (size_t)model->draft_len, in = 0, out = 0, width = fr_cuda_prefill_width(model);
     fr_cuda_block *inputs = &self->inputs, *results = &self->results;
     width = width > k + 1 ? width : k + 1;
     io->n_known = lay(inputs, &in, 1, sizeof(int64_t));
@@ -70,26 +74,14 @@ static forerun_status take_block(fr_cuda *cuda, fr_cuda_block *block, const char
     return take_device(cuda, block->bytes, what, &block->device, error);
 }
 
-/* A cache is written row by row, in place. Any other state is an ordinary output, which a library may write before it
- * has read the input: it gets a buffer of its own and is copied back. */
-static bool is_cache(const fr_tensor *tensor, const fr_model *model) {
-    return tensor->rank == 4 && tensor->shape[2] >= model->cache_rows;
-}
-
 /* Cleared, because rows that attention masks away still take part in its sums: 0 times NaN is NaN. */
-static forerun_status take_state(fr_cuda *cuda, const fr_model *model, const fr_state *facts, fr_cuda_state *out,
-                                 forerun_error *error) {
+static forerun_status take_state(fr_cuda *cuda, const fr_state *facts, fr_cuda_state *out, forerun_error *error) {
     char what[96];
     snprintf(what, sizeof what, "state %s", facts->tensor.name);
     out->facts = facts;
     out->bytes = fr_tensor_bytes(&facts->tensor);
-    TRY(take_device(cuda, out->bytes, what, &out->input, error));
-    TRY(fr_cuda_check(cuda, cuda->MemsetD8Async(out->input, 0, out->bytes, cuda->stream), what, error));
-    if (is_cache(&facts->tensor, model)) {
-        out->output = out->input;
-        return FORERUN_OK;
-    }
-    return take_device(cuda, out->bytes, what, &out->output, error);
+    TRY(take_device(cuda, out->bytes, what, &out->address, error));
+    return fr_cuda_check(cuda, cuda->MemsetD8Async(out->address, 0, out->bytes, cuda->stream), what, error);
 }
 
 static forerun_status clear_blocks(fr_cuda *cuda, fr_cuda_buffers *self, const fr_io *io, forerun_error *error) {
@@ -115,18 +107,14 @@ forerun_status fr_cuda_buffers_open(fr_cuda *cuda, fr_arena *arena, const fr_mod
         return fr_fail(error, FORERUN_OUT_OF_MEMORY, "No memory for the list of states.");
     out->n_states = round->n_states;
     for (size_t i = 0; i < round->n_states; i++)
-        TRY(take_state(cuda, model, &round->states[i], &out->states[i], error));
+        TRY(take_state(cuda, &round->states[i], &out->states[i], error));
     return clear_blocks(cuda, out, io, error);
 }
 
 void fr_cuda_buffers_close(fr_cuda *cuda, fr_cuda_buffers *self) {
-    for (size_t i = 0; i < self->n_states; i++) {
-        fr_cuda_state *state = &self->states[i];
-        if (state->output != 0 && state->output != state->input)
-            cuda->MemFree(state->output);
-        if (state->input != 0)
-            cuda->MemFree(state->input);
-    }
+    for (size_t i = 0; i < self->n_states; i++)
+        if (self->states[i].address != 0)
+            cuda->MemFree(self->states[i].address);
     fr_cuda_block *blocks[2] = {&self->inputs, &self->results};
     for (int i = 0; i < 2; i++) {
         if (blocks[i]->device != 0)
@@ -178,8 +166,8 @@ forerun_status fr_cuda_copy_in(fr_cuda *cuda, const fr_cuda_buffers *self, const
     return fr_cuda_check(cuda, result, "copying a round's inputs", error);
 }
 
-forerun_status fr_cuda_copy_out(fr_cuda *cuda, const fr_cuda_buffers *self, const fr_io *io, const fr_graph *graph,
-                                fr_run run, forerun_error *error) {
+forerun_status fr_cuda_copy_out(fr_cuda *cuda, const fr_cuda_buffers *self, const fr_io *io, fr_run run,
+                                forerun_error *error) {
     const bool plain = run.kind == FR_PLAIN;
     size_t n_next = plain ? 1 : (size_t)self->draft_len + 1;
     size_t bytes = span(self->next_position, self->next_tokens, n_next * sizeof(int64_t));
@@ -187,13 +175,6 @@ forerun_status fr_cuda_copy_out(fr_cuda *cuda, const fr_cuda_buffers *self, cons
     CUresult result =
         cuda->MemcpyDtoDAsync(to, fr_cuda_address(&self->results, self->next_position), bytes, cuda->stream);
     TRY(fr_cuda_check(cuda, result, "copying the next round's tokens", error));
-    for (size_t i = 0; i < graph->n_states; i++) {
-        const fr_cuda_state *state = fr_cuda_find_state(self, &graph->states[i].tensor);
-        if (state->input == state->output)
-            continue;
-        result = cuda->MemcpyDtoDAsync(state->input, state->output, state->bytes, cuda->stream);
-        TRY(fr_cuda_check(cuda, result, "copying a state", error));
-    }
     unsigned char *first = (unsigned char *)(plain ? io->committed : io->n_accepted);
     bytes = span(first, self->next_position, sizeof(int64_t));
     result = cuda->MemcpyDtoHAsync(first, fr_cuda_address(&self->results, first), bytes, cuda->stream);

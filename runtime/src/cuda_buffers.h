@@ -24,7 +24,7 @@ typedef struct fr_cuda_block {
 
 typedef struct fr_cuda_state {
     const fr_state *facts;
-    CUdeviceptr input, output; /* equal where the graph updates the state in place */
+    CUdeviceptr address; /* of the input and of the output that replaces it: graphs update their states in place */
     size_t bytes;
 } fr_cuda_state;
 
@@ -36,6 +36,9 @@ typedef struct fr_cuda_buffers {
     fr_cuda_state *states;                /* those of the round graph; the plain graph shares them by name */
     size_t n_states;
 } fr_cuda_buffers;
+
+/* What every prefill run is as wide as. */
+size_t fr_cuda_prefill_width(const fr_model *model);
 
 /* Takes all memory, cleared, and points *io into the pinned blocks. fr_cuda_buffers_close frees it, also when this
  * failed. */
@@ -54,11 +57,11 @@ CUdeviceptr fr_cuda_address(const fr_cuda_block *block, const void *data);
 /* The buffer of a graph's state; NULL where the round graph has no such state of its type and shape. */
 const fr_cuda_state *fr_cuda_find_state(const fr_cuda_buffers *self, const fr_tensor *tensor);
 
-/* Enqueue the copies of a run: host to device before it; then the next round's tokens and states, and the results to
- * the host. */
+/* Enqueue the copies of a run: its inputs from the host before it; after it the next round's tokens and position, and
+ * the results to the host. */
 forerun_status fr_cuda_copy_in(fr_cuda *cuda, const fr_cuda_buffers *self, const fr_io *io, fr_run run,
                                forerun_error *error);
-forerun_status fr_cuda_copy_out(fr_cuda *cuda, const fr_cuda_buffers *self, const fr_io *io, const fr_graph *graph,
-                                fr_run run, forerun_error *error);
+forerun_status fr_cuda_copy_out(fr_cuda *cuda, const fr_cuda_buffers *self, const fr_io *io, fr_run run,
+                                forerun_error *error);
 
 #endif

@@ -52,8 +52,8 @@ static forerun_status bind_all(const fr_captures *self, fr_run run, forerun_erro
     for (size_t i = 0; i < graph->n_states; i++) {
         const fr_state *facts = &graph->states[i];
         const fr_cuda_state *state = fr_cuda_find_state(self->buffers, &facts->tensor);
-        TRY(bind(self, run, facts->tensor.name, state->input, error));
-        TRY(bind(self, run, facts->output, state->output, error));
+        TRY(bind(self, run, facts->tensor.name, state->address, error));
+        TRY(bind(self, run, facts->output, state->address, error));
     }
     return FORERUN_OK;
 }
@@ -79,7 +79,7 @@ static forerun_status warm_up(const fr_captures *self, fr_run run, forerun_error
 static forerun_status enqueue_all(const fr_captures *self, fr_run run, forerun_error *error) {
     TRY(fr_cuda_copy_in(self->cuda, self->buffers, self->io, run, error));
     TRY(enqueue(self, run, "capturing it", error));
-    return fr_cuda_copy_out(self->cuda, self->buffers, self->io, self->graphs[run.kind], run, error);
+    return fr_cuda_copy_out(self->cuda, self->buffers, self->io, run, error);
 }
 
 /* `first` is what failed while it was enqueued, if anything did. */

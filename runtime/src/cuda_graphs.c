@@ -67,8 +67,7 @@ static void cuda_state(const fr_backend *base, size_t index, forerun_state_info 
     const fr_cuda_state *state = &((const cuda_graphs *)base)->buffers.states[index];
     out->name = state->facts->tensor.name;
     out->bytes = state->bytes;
-    out->input_address = (const void *)(uintptr_t)state->input;
-    out->output_address = (const void *)(uintptr_t)state->output;
+    out->input_address = out->output_address = (const void *)(uintptr_t)state->address;
 }
 
 static void cuda_close(fr_backend *base) {
@@ -101,13 +100,15 @@ static forerun_status check_graph(const cuda_graphs *self, fr_graph_kind kind, f
     return FORERUN_OK;
 }
 
+/* A padded prefill run must find room somewhere in the caches. */
 static forerun_status check_model(const fr_model *model, const fr_graph *round, forerun_error *error) {
-    if (model->prefill_chunk <= model->cache_rows)
+    int64_t rows = (int64_t)fr_cuda_prefill_width(model) + model->block_size;
+    if (rows <= model->cache_rows)
         return FORERUN_OK;
     return fr_fail(error, FORERUN_BUNDLE_ERROR,
-                   "%s: expected a prefill chunk of at most the %" PRId64 " rows of a cache, found %" PRId64
+                   "%s: a prefill run and a block after it write %" PRId64 " rows, its caches have %" PRId64
                    ". Build the bundle with a smaller prefill_chunk.",
-                   round->file, model->cache_rows, model->prefill_chunk);
+                   round->file, rows, model->cache_rows);
 }
 
 forerun_status fr_cuda_graphs_open(fr_arena *arena, const fr_model *model, const fr_graph *round, const fr_graph *plain,
@@ -124,7 +125,7 @@ forerun_status fr_cuda_graphs_open(fr_arena *arena, const fr_model *model, const
                               .name = own_name,
                               .version = own_version,
                               .threads = 1,
-                              .prefill_width = (size_t)model->prefill_chunk};
+                              .prefill_width = fr_cuda_prefill_width(model)};
     self->arena = arena;
     *out = &self->base; /* from here on the caller closes it, also when opening fails */
     self->captures = (fr_captures){.cuda = &self->cuda,

@@ -97,14 +97,14 @@ static int64_t remaining(const fr_loop *self) {
     return smaller(self->request.max_new_tokens - self->n_new, room);
 }
 
-/* The next chunk of the prompt. A padded run must end within the cache; near its end it begins earlier, and reads some
- * tokens a second time, which writes the same rows again. */
+/* The next chunk of the prompt. A padded run, and the block that the drafter writes after it, must end within the
+ * caches; near their end it begins earlier, and reads some tokens a second time, which writes the same rows again. */
 static fr_run fill_prefill(fr_loop *self) {
     const fr_io *io = &self->backend->io;
     size_t fixed = self->backend->prefill_width;
     int64_t position = self->position, width = fixed > 0 ? (int64_t)fixed : self->model->prefill_chunk;
     if (fixed > 0)
-        position = smaller(position, self->model->cache_rows - width);
+        position = smaller(position, self->model->cache_rows - self->model->block_size - width);
     int64_t n_known = smaller((int64_t)self->n_prompt - position, width);
     if (fixed == 0)
         width = n_known;

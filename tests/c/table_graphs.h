@@ -44,7 +44,7 @@ typedef struct table_graphs {
     int64_t skip;               /* added to next_position: a wrong graph */
     bool silent;                /* it does not say why it refuses */
     bool warming;               /* its kernels run before a generation: they must see one token at position 0 */
-    int64_t last_row;           /* the highest end of a run's rows */
+    int64_t last_row;           /* the highest end of the rows of prefill runs wider than decoding */
     char said[128];
 } table_graphs;
 
@@ -87,7 +87,7 @@ static inline void read_inputs(const table_run *run) {
         CHECK_INT(io->tokens[i], 0); /* the padding of a prefill */
     if (run->self->warming)
         CHECK(io->position[0] == 0 && io->n_known[0] == 1 && io->tokens[0] == 0 && io->temperature[0] == 0.0f);
-    if (run->self->last_row < io->position[0] + run->width)
+    if (run->width > K + 1 && run->self->last_row < io->position[0] + run->width)
         run->self->last_row = io->position[0] + run->width;
     for (size_t i = 0; i < n_states; i++) {
         void *memory = state_memory(run->self, i, &bytes);
@@ -95,18 +95,15 @@ static inline void read_inputs(const table_run *run) {
     }
 }
 
-/* A library may use the memory of its outputs before it has read its inputs. */
+/* A library may use the memory of its outputs before it has read its inputs, but for the states. */
 static inline void spoil_outputs(const table_run *run) {
     const bool plain = run->graph == FORERUN_GRAPH_PLAIN;
     const size_t k = plain ? 0 : K;
-    size_t bytes;
     memset(bound(run, "committed", (k + 1) * 8), 0xEE, (k + 1) * 8);
     memset(bound(run, "next_tokens", (k + 1) * 8), 0xEE, (k + 1) * 8);
     memset(bound(run, "next_position", 8), 0xEE, 8);
     if (plain)
         return;
-    state_memory(run->self, 1, &bytes);
-    memset(bound(run, "draft_probs.out", bytes), 0xEE, bytes);
     memset(bound(run, "n_accepted", 8), 0xEE, 8);
     memset(bound(run, "draft_tokens", K * 8), 0xEE, K * 8);
 }
