@@ -7,13 +7,6 @@
 /* What TensorRT asks of every address that it is given. */
 enum { ALIGNMENT = 256 };
 
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        forerun_status status_ = (call);                                                                               \
-        if (status_ != FORERUN_OK)                                                                                     \
-            return status_;                                                                                            \
-    } while (0)
-
 /* The next piece of a block of which `*at` bytes are laid out; NULL while the block has no memory yet. */
 static void *lay(const fr_cuda_block *block, size_t *at, size_t count, size_t size) {
     void *piece = block->host != NULL ? block->host + *at : NULL;

@@ -3,13 +3,6 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        forerun_status status_ = (call);                                                                               \
-        if (status_ != FORERUN_OK)                                                                                     \
-            return status_;                                                                                            \
-    } while (0)
-
 static bool same_graph(fr_run a, fr_run b) {
     return a.kind == b.kind && a.width == b.width;
 }

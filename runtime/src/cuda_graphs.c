@@ -13,13 +13,6 @@ typedef struct cuda_graphs {
     fr_captures captures;
 } cuda_graphs;
 
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        forerun_status status_ = (call);                                                                               \
-        if (status_ != FORERUN_OK)                                                                                     \
-            return status_;                                                                                            \
-    } while (0)
-
 static forerun_status cuda_prepare(fr_backend *base, fr_run run, forerun_error *error) {
     cuda_graphs *self = (cuda_graphs *)base;
     TRY(fr_cuda_enter(&self->cuda, error));

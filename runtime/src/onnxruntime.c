@@ -31,13 +31,6 @@ typedef struct onnxruntime {
     uint64_t prepared;
 } onnxruntime;
 
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        forerun_status status_ = (call);                                                                               \
-        if (status_ != FORERUN_OK)                                                                                     \
-            return status_;                                                                                            \
-    } while (0)
-
 static int32_t usable_processors(void) {
 #ifdef __linux__
     cpu_set_t set;

@@ -1,12 +1,5 @@
 #include "ort_graph.h"
 
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        forerun_status status_ = (call);                                                                               \
-        if (status_ != FORERUN_OK)                                                                                     \
-            return status_;                                                                                            \
-    } while (0)
-
 static forerun_status check(const fr_ort_graph *self, OrtStatus *status, const char *doing, forerun_error *error) {
     return fr_ort_check(self->api, status, doing, error);
 }

@@ -25,13 +25,6 @@ struct fr_provider {
 /* How the library names the memory of CUDA devices. */
 static const char CUDA_MEMORY[] = "Cuda";
 
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        forerun_status status_ = (call);                                                                               \
-        if (status_ != FORERUN_OK)                                                                                     \
-            return status_;                                                                                            \
-    } while (0)
-
 /* Whether the library was built with a provider; *list names those it has. */
 static bool is_available(const fr_ort_api *api, const char *name, char *list, size_t size) {
     char **names = NULL;

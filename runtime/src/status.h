@@ -9,4 +9,12 @@
 forerun_status fr_fail(forerun_error *error, forerun_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Returns from the function that it stands in, unless the call gives FORERUN_OK. */
+#define TRY(call)                                                                                                      \
+    do {                                                                                                               \
+        forerun_status status_ = (call);                                                                               \
+        if (status_ != FORERUN_OK)                                                                                     \
+            return status_;                                                                                            \
+    } while (0)
+
 #endif
