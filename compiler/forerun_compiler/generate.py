@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from forerun import Engine, Generation
+    from forerun import Choice, Engine, Generation
 
 Prompt = str | list[dict[str, str]]
 WARM_UP_TOKENS = 8
@@ -29,6 +29,7 @@ class Request:
     stop: tuple[str, ...] = ()
     decoding: Literal["speculative", "plain", "padded"] = "speculative"
     threads: int | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -53,19 +54,30 @@ class Versus:
         return self.speculative.statistics.tokens_per_s / plain if plain else 0.0
 
 
-def generate(folder: Path, request: Request, on_text: Callable[[str], None]) -> Generation:
-    """Generate from the bundle in `folder`; `on_text` gets the text as it comes.
+def generate(
+    folder: Path,
+    request: Request,
+    on_text: Callable[[str], None],
+    on_device: Callable[[Choice], None] = lambda choice: None,
+) -> Generation:
+    """Generate from the bundle in `folder`; `on_text` gets the text as it comes, `on_device` what runs it.
 
     Raises:
         forerun.ForerunError: the bundle, the library or the request cannot be served.
     """
     import forerun
 
-    with forerun.load(folder, threads=request.threads) as engine:
+    with forerun.load(folder, device=request.device, threads=request.threads) as engine:
+        on_device(engine.device)
         return _generate(engine, request, request.decoding, on_text)
 
 
-def compare(folder: Path, request: Request, on_text: Callable[[str], None]) -> Versus:
+def compare(
+    folder: Path,
+    request: Request,
+    on_text: Callable[[str], None],
+    on_device: Callable[[Choice], None] = lambda choice: None,
+) -> Versus:
     """Generate both ways in turn, `on_text` getting the first speculative text; both are warmed up before.
 
     Raises:
@@ -73,7 +85,8 @@ def compare(folder: Path, request: Request, on_text: Callable[[str], None]) -> V
     """
     import forerun
 
-    with forerun.load(folder, threads=request.threads) as engine:
+    with forerun.load(folder, device=request.device, threads=request.threads) as engine:
+        on_device(engine.device)
         for decoding in ("plain", "speculative"):
             engine.generate(_prompt(request), max_new_tokens=WARM_UP_TOKENS, decoding=decoding)
         start = time.monotonic()

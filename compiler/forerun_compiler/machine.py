@@ -24,10 +24,13 @@ class Machine:
         return f"{self.cpu} | {self.cores} cores | {self.threads} threads | {self.library}"
 
 
-def describe_machine(facts: Any) -> Machine:
-    """This machine, and the library and threads of an open engine's `facts`."""
+def describe_machine(facts: Any, choice: Any = None) -> Machine:
+    """This machine, and library and threads of an open engine's `facts`; `choice` names the GPU, if one runs it."""
     cores = len(os.sched_getaffinity(0))
-    return Machine(cpu_name(Path("/proc/cpuinfo")), cores, facts.threads, f"{facts.backend} {facts.backend_version}")
+    library = f"{facts.backend} {facts.backend_version}"
+    if choice is not None and choice.gpu is not None:
+        library += f" on {choice.gpu.device.name}, {choice.gpu.engine.folder}"
+    return Machine(cpu_name(Path("/proc/cpuinfo")), cores, facts.threads, library)
 
 
 def cpu_name(cpuinfo: Path) -> str:

@@ -27,6 +27,7 @@ class Settings:
     temperature: float = 0.0
     seed: int = 0
     threads: int | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,10 @@ class Engine(Protocol):
     def facts(self) -> Any:
         """With draft_len, capacity, threads, backend and backend_version."""
 
+    @property
+    def device(self) -> Any:
+        """With device and gpu: what runs the bundle."""
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text."""
 
@@ -97,9 +102,15 @@ class Engine(Protocol):
 
 
 def bench_bundle(
-    folder: Path, settings: Settings, save: bool, on_progress: OnProgress, open_engine: Any = None
+    folder: Path,
+    settings: Settings,
+    save: bool,
+    on_progress: OnProgress,
+    on_device: Callable[[Any], None] = lambda choice: None,
 ) -> Bench:
     """Measure the bundle in `folder`; with `save` the cost table of this machine is written into its manifest.
+
+    `on_device` gets the runtime's choice of a device before anything runs on it.
 
     Raises:
         BundleError: the bundle is damaged, or no prompt gives two tokens.
@@ -107,15 +118,20 @@ def bench_bundle(
     """
     manifest = check_bundle(folder)
     texts = read_prompts(folder / PROMPTS, BundleError)[: settings.prompts]
-    with (open_engine or _open_engine)(folder, settings.threads) as engine:
+    with _open_engine(folder, settings) as engine:
+        on_device(engine.device)
         pairs = _decode(engine, texts, settings, on_progress)
-        machine = describe_machine(engine.facts)
+        machine, on_gpu = describe_machine(engine.facts, engine.device), engine.device.gpu is not None
     if not pairs:
         raise BundleError(f"{folder / PROMPTS}: no prompt gives more than one token, so there is nothing to measure")
-    cost = _cost_row(folder, manifest, machine, on_progress)
+    plain, speculative = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    if on_gpu:
+        round_us = {str(manifest.model.draft_len + 1): _median(speculative, _round_us)}
+        cost = CostRow(machine.fingerprint, _median(plain, _round_us), round_us)
+    else:
+        cost = _cost_row(folder, manifest, machine, on_progress)
     if save:
         update_manifest(folder, lambda current: replace(current, cost=_replaced(current.cost, cost)))
-    plain, speculative = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     return Bench(
         plain=PlainFigures(_rate(plain), _median(plain, _round_us)),
         speculative=_speculative(speculative, manifest.model.draft_len),
@@ -195,7 +211,7 @@ def _replaced(rows: Sequence[CostRow], row: CostRow) -> tuple[CostRow, ...]:
     return (*(other for other in rows if other.fingerprint != row.fingerprint), row)
 
 
-def _open_engine(folder: Path, threads: int | None) -> Any:
+def _open_engine(folder: Path, settings: Settings) -> Any:
     import forerun
 
-    return forerun.load(folder, threads=threads)
+    return forerun.load(folder, device=settings.device, threads=settings.threads)

@@ -44,7 +44,10 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What runs a bundle, and why: `device` is "cpu" or "cuda:0"; `gpu` says what a GPU runs."""
+    """What runs a bundle: `device` is "cpu" or "cuda:0"; `gpu` says what a GPU runs.
+
+    `reason` is why, in words; empty for a CPU that was asked for.
+    """
 
     device: str
     reason: str
@@ -110,7 +113,7 @@ def choose(
     has graphs for it, with the reason. Raises ForerunError ("backend error"), in one message all that is missing.
     """
     if device == "cpu":
-        return Choice("cpu", "asked for")
+        return Choice("cpu", "")
     refusal = _refusal_of_all(bundle, device, devices)
     if refusal is None:
         asked = _asked(device, devices)

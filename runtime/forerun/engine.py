@@ -52,7 +52,7 @@ def load(
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MOST_THREADS):
         raise refuse_argument(f"threads: expected 1 .. {MOST_THREADS} or None, got {threads!r}")
     folder = Path(path)
-    choice = Choice("cpu", "asked for")
+    choice = Choice("cpu", "")
     if parse_device(device) != "cpu":
         devices = find_devices()
         choice = choose(read_engines(folder), device, devices, find_package)

@@ -36,6 +36,7 @@ class FakeEngine:
 
     plain_tokens: tuple[int, ...] = (1, 2)
     asked: list[str] = field(default_factory=list)
+    device: str = "a choice"
 
     def __enter__(self) -> FakeEngine:
         return self
@@ -54,7 +55,7 @@ class FakeEngine:
 def compare(monkeypatch: pytest.MonkeyPatch, engine: FakeEngine) -> tuple[generate.Versus, list[str]]:
     import forerun
 
-    monkeypatch.setattr(forerun, "load", lambda folder, threads: engine)
+    monkeypatch.setattr(forerun, "load", lambda folder, device, threads: engine)
     written: list[str] = []
     return generate.compare(Path("bundle"), generate.Request("x"), written.append), written
 

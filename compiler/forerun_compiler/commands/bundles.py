@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from forerun_compiler.commands.shared import BUNDLE, JSON, THREADS, fields, print_result, progress_bar
+from forerun_compiler.commands.shared import (
+    BUNDLE,
+    DEVICE,
+    JSON,
+    THREADS,
+    fields,
+    print_result,
+    progress_bar,
+    show_device,
+)
 
 if TYPE_CHECKING:
     from forerun_compiler.generate import Request
@@ -27,13 +36,16 @@ if TYPE_CHECKING:
     "--decoding", type=click.Choice(["speculative", "plain", "padded"]), default="speculative", show_default=True
 )
 @click.option("--compare", is_flag=True, help="Generate by plain decoding too and compare speed and output.")
+@DEVICE
 @THREADS
 @JSON
 def run(bundle: Path, prompt: str, compare: bool, as_json: bool, **options: Any) -> None:
     """Generate from BUNDLE: the text on standard output as it comes, statistics on standard error.
 
+    On a GPU the package that built the engine must be installed, in that version: pip install forerun[tensorrt-rtx].
+
     \b
-    Example:  build-engine run artifacts/demo --prompt "import os" --compare
+    Example:  build-engine run artifacts/demo --prompt "import os" --compare --device auto
     JSON:     text, tokens, finish_reason, statistics {tokens_per_s, acceptance_length, ...};
               with --compare also plain {text, tokens, finish_reason, statistics}, equal, speedup
     """
@@ -42,12 +54,12 @@ def run(bundle: Path, prompt: str, compare: bool, as_json: bool, **options: Any)
     text = sys.stdin.read() if prompt == "-" else prompt
     request = generate.Request(prompt=text, **options)
     if not compare:
-        generation = generate.generate(bundle, request, _writer(request, as_json))
+        generation = generate.generate(bundle, request, _writer(request, as_json), show_device)
         print_result(generation, report.generation_text(generation), as_json, err=True)
         return
     if request.decoding != "speculative":
         raise click.UsageError(f"--compare compares speculative with plain decoding; leave out {request.decoding}")
-    versus = generate.compare(bundle, request, _writer(request, as_json))
+    versus = generate.compare(bundle, request, _writer(request, as_json), show_device)
     result = {**fields(versus.speculative), "plain": versus.plain, "equal": versus.equal, "speedup": versus.speedup}
     print_result(result, report.versus_text(versus), as_json, err=True)
 
@@ -117,10 +129,13 @@ def verify(bundle: Path, as_json: bool, **effort: int) -> None:
 @click.option("-t", "--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--save", is_flag=True, help="Store this machine's cost table in the bundle.")
+@DEVICE
 @THREADS
 @JSON
 def bench(bundle: Path, save: bool, as_json: bool, **settings: Any) -> None:
     """Measure plain against speculative decoding of BUNDLE on its prompts, and the cost of a round by width.
+
+    A GPU decodes at one width, so that there the cost is that of the rounds themselves.
 
     \b
     Example:  build-engine bench artifacts/demo
@@ -131,7 +146,7 @@ def bench(bundle: Path, save: bool, as_json: bool, **settings: Any) -> None:
     from forerun_compiler import measure, report
 
     with progress_bar() as progress:
-        result = measure.bench_bundle(bundle, measure.Settings(**settings), save, progress)
+        result = measure.bench_bundle(bundle, measure.Settings(**settings), save, progress, show_device)
     print_result(result, report.bench_text(result), as_json)
 
 
