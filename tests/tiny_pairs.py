@@ -91,12 +91,14 @@ def save_agreeing_target(folder: Path, **overrides: Any) -> Path:
 
 
 @functools.cache
-def pair(*, head: str = "vanilla", agree: bool = True, draft_len: int | None = None, markov: bool = True) -> Pair:
+def pair(
+    *, head: str = "vanilla", agree: bool = True, draft_len: int | None = None, markov: bool = True, head_dim: int = 16
+) -> Pair:
     """Compile a pair; equal arguments give the same object. Vocabulary 272, block 7, two drafter layers."""
     _kept.append(tempfile.TemporaryDirectory(prefix="forerun-pair-"))
     root = Path(_kept[-1].name)
     # An untied head: with a tied one the most probable token is the last one again.
-    target = save_agreeing_target(root / "target", tie_word_embeddings=False)
+    target = save_agreeing_target(root / "target", tie_word_embeddings=False, head_dim=head_dim)
     rank = (64 if agree else 8) if markov else 0
     drafter = tiny_drafters.save_dspark(root / "drafter", target, head=head, markov_rank=rank, confidence=markov)
     if agree:
