@@ -138,8 +138,8 @@ def _refusal_of_all(bundle: BundleEngines, device: str, devices: Devices) -> str
     """Why no engine needs to be looked at."""
     if not bundle.engines:
         return (
-            f"{bundle.path} holds no engine of a GPU; add - backend: tensorrt-rtx to the engines of its recipe, with "
-            f"its compute_capability, and run: build-engine build RECIPE -o {bundle.path} --only engines"
+            f"{bundle.path} holds no engine of a GPU; add - backend: tensorrt-rtx, with its compute_capability, to the "
+            f"engines of its recipe and build it again"
         )
     if not devices.found:
         return devices.reason
@@ -180,13 +180,10 @@ def _unfit(engine: EngineEntry, gpu: Device, devices: Devices, package: Installe
 
 
 def _how_to_build(bundle: BundleEngines, gpu: Device) -> str:
-    command = f"build-engine build RECIPE -o {bundle.path} --only engines"
+    command = f"build-engine build --only engines -o {bundle.path} --target"
     if gpu.capability in AHEAD_OF_TIME:
-        return f"build for it: {command} --target {gpu.capability}"
-    return (
-        f"TensorRT-RTX builds for {_list(AHEAD_OF_TIME)} only, so add - backend: tensorrt to the engines of the recipe "
-        f"and build on this device: {command}"
-    )
+        return f"build for it: {command} {gpu.capability}"
+    return f"TensorRT-RTX builds for {_list(AHEAD_OF_TIME)} only, so build on this machine: {command} tensorrt"
 
 
 def _library(engine: EngineEntry) -> str:

@@ -79,7 +79,7 @@ def test_an_engine_for_another_capability_says_how_to_build_one() -> None:
     bundle = BundleEngines(Path("artifacts/demo"), True, (NVFP4,))
     assert refusal(bundle, "cuda", machine(ADA)) == (
         "device 'cuda': engines/tensorrt-rtx-sm120-nvfp4 is built for 12.0 with TensorRT-RTX 1.7.1.116; this device is "
-        "8.9 (NVIDIA L4); build for it: build-engine build RECIPE -o artifacts/demo --only engines --target 8.9. "
+        "8.9 (NVIDIA L4); build for it: build-engine build --only engines -o artifacts/demo --target 8.9. "
         "On the CPU: device 'cpu'."
     )
 
@@ -87,7 +87,8 @@ def test_an_engine_for_another_capability_says_how_to_build_one() -> None:
 def test_a_device_that_rtx_cannot_build_for_needs_tensorrt() -> None:
     message = refusal(BOTH, "cuda", machine(HOPPER))
     assert "this device is 9.0 (NVIDIA H200)" in message
-    assert "TensorRT-RTX builds for 7.5, 8.0, 8.6, 8.9, 12.0, 12.1 only, so add - backend: tensorrt" in message
+    assert "TensorRT-RTX builds for 7.5, 8.0, 8.6, 8.9, 12.0, 12.1 only, so build on this machine: " in message
+    assert "build-engine build --only engines -o artifacts/demo --target tensorrt. On the CPU: " in message
 
 
 def test_another_version_of_the_library_is_refused() -> None:
@@ -118,7 +119,9 @@ def test_a_number_that_no_device_has_is_refused() -> None:
 
 def test_a_bundle_for_the_cpu_alone_says_what_to_add() -> None:
     message = refusal(BundleEngines(Path("artifacts/demo"), True, ()), "cuda", machine(ADA))
-    assert "artifacts/demo holds no engine of a GPU; add - backend: tensorrt-rtx" in message
+    assert (
+        "artifacts/demo holds no engine of a GPU; add - backend: tensorrt-rtx, with its compute_capability" in message
+    )
 
 
 def test_auto_takes_the_gpu_if_one_fits() -> None:
