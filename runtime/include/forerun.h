@@ -216,10 +216,9 @@ FORERUN_API forerun_status forerun_open_table(const forerun_table *table, foreru
 
 /* Opens a bundle, checked as by forerun_open, whose rounds an outside library runs on a GPU: a decoding round is one
  * launch of a CUDA graph and one wait. Takes all device and pinned memory, and captures the decoding round; the other
- * graphs follow at the first forerun_start that needs them. The device's primary context becomes current on threads
- * that call forerun with this engine. `options` may be NULL. After the loss of the device every call fails, and says
- * so.
- */
+ * graphs follow at the first forerun_start that needs them. Each forerun_start clears the states. The device's primary
+ * context becomes current on threads that call forerun with this engine. No field of `options` concerns it, so NULL
+ * will do. After the loss of the device every call fails, and says so. */
 FORERUN_API forerun_status forerun_open_graphs(const char *bundle, const forerun_options *options,
                                                const forerun_graphs *graphs, forerun_engine **out,
                                                forerun_error *error);

@@ -43,6 +43,9 @@ typedef struct fr_backend_operations {
     void (*state)(const fr_backend *self, size_t index, forerun_state_info *out);
     /* Releases what does not live in the engine's arena. */
     void (*close)(fr_backend *self);
+    /* Forgets the generation before, once all runs are prepared. NULL = a run reads nothing that its generation did not
+     * write. */
+    forerun_status (*begin)(fr_backend *self, forerun_error *error);
 } fr_backend_operations;
 
 /* The head of every backend's own struct. */

@@ -67,14 +67,20 @@ static forerun_status take_block(fr_cuda *cuda, fr_cuda_block *block, const char
     return take_device(cuda, block->bytes, what, &block->device, error);
 }
 
-/* Cleared, because rows that attention masks away still take part in its sums: 0 times NaN is NaN. */
 static forerun_status take_state(fr_cuda *cuda, const fr_state *facts, fr_cuda_state *out, forerun_error *error) {
     char what[96];
     snprintf(what, sizeof what, "state %s", facts->tensor.name);
     out->facts = facts;
     out->bytes = fr_tensor_bytes(&facts->tensor);
-    TRY(take_device(cuda, out->bytes, what, &out->address, error));
-    return fr_cuda_check(cuda, cuda->MemsetD8Async(out->address, 0, out->bytes, cuda->stream), what, error);
+    return take_device(cuda, out->bytes, what, &out->address, error);
+}
+
+forerun_status fr_cuda_clear_states(fr_cuda *cuda, const fr_cuda_buffers *self, forerun_error *error) {
+    for (size_t i = 0; i < self->n_states; i++) {
+        CUresult result = cuda->MemsetD8Async(self->states[i].address, 0, self->states[i].bytes, cuda->stream);
+        TRY(fr_cuda_check(cuda, result, "clearing its states", error));
+    }
+    return FORERUN_OK;
 }
 
 static forerun_status clear_blocks(fr_cuda *cuda, fr_cuda_buffers *self, const fr_io *io, forerun_error *error) {
@@ -101,6 +107,7 @@ forerun_status fr_cuda_buffers_open(fr_cuda *cuda, fr_arena *arena, const fr_mod
     out->n_states = round->n_states;
     for (size_t i = 0; i < round->n_states; i++)
         TRY(take_state(cuda, &round->states[i], &out->states[i], error));
+    TRY(fr_cuda_clear_states(cuda, out, error)); /* for the runs that warm up */
     return clear_blocks(cuda, out, io, error);
 }
 

@@ -45,6 +45,10 @@ size_t fr_cuda_prefill_width(const fr_model *model);
 forerun_status fr_cuda_buffers_open(fr_cuda *cuda, fr_arena *arena, const fr_model *model, const fr_graph *round,
                                     fr_io *io, fr_cuda_buffers *out, forerun_error *error);
 
+/* Enqueues the clearing of all states. Rows that attention masks away still take part in its sums, and 0 times the NaN
+ * of another generation is NaN. */
+forerun_status fr_cuda_clear_states(fr_cuda *cuda, const fr_cuda_buffers *self, forerun_error *error);
+
 void fr_cuda_buffers_close(fr_cuda *cuda, fr_cuda_buffers *self);
 
 /* The ports of a graph of `kind`: those that all libraries know, and the two that feed the next round. Their data is in

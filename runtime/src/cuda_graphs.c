@@ -75,7 +75,13 @@ static void cuda_close(fr_backend *base) {
     fr_cuda_stop(&self->cuda);
 }
 
-static const fr_backend_operations operations = {cuda_prepare, cuda_run, cuda_state, cuda_close};
+/* The first run of the generation comes after it on the same stream, so nothing is waited for. */
+static forerun_status cuda_begin(fr_backend *base, forerun_error *error) {
+    cuda_graphs *self = (cuda_graphs *)base;
+    return fr_cuda_clear_states(&self->cuda, &self->buffers, error);
+}
+
+static const fr_backend_operations operations = {cuda_prepare, cuda_run, cuda_state, cuda_close, cuda_begin};
 
 /* Every tensor that the graph must have, and states that are the round graph's: a plain generation then leaves no
  * second cache. */

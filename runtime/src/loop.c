@@ -60,9 +60,7 @@ static forerun_status prepare_runs(fr_loop *self, forerun_error *error) {
     for (size_t i = 0; i < 3; i++) {
         if (runs[i].width == 0)
             continue;
-        forerun_status status = backend->operations->prepare(backend, runs[i], error);
-        if (status != FORERUN_OK)
-            return status;
+        TRY(backend->operations->prepare(backend, runs[i], error));
     }
     return FORERUN_OK;
 }
@@ -70,9 +68,7 @@ static forerun_status prepare_runs(fr_loop *self, forerun_error *error) {
 forerun_status fr_loop_start(fr_loop *self, const int64_t *prompt, size_t n_prompt, const forerun_request *request,
                              forerun_error *error) {
     self->running = false;
-    forerun_status status = fr_request_check(self->model, request, prompt, n_prompt, error);
-    if (status != FORERUN_OK)
-        return status;
+    TRY(fr_request_check(self->model, request, prompt, n_prompt, error));
     self->request = *request;
     if (request->decoding != FORERUN_SPECULATIVE)
         self->request.draft_len = 0;
@@ -83,9 +79,9 @@ forerun_status fr_loop_start(fr_loop *self, const int64_t *prompt, size_t n_prom
     self->position = 0;
     self->n_new = 0;
     self->round = 0;
-    status = prepare_runs(self, error);
-    if (status != FORERUN_OK)
-        return status;
+    TRY(prepare_runs(self, error));
+    if (self->backend->operations->begin != NULL)
+        TRY(self->backend->operations->begin(self->backend, error));
     atomic_store(&self->cancelled, false);
     self->running = true;
     return FORERUN_OK;

@@ -170,7 +170,7 @@ static forerun_status make_options(onnxruntime *self, int32_t threads, forerun_e
     return check(self, api->SetInterOpNumThreads(self->options, 1), "threads", error);
 }
 
-static const fr_backend_operations operations = {ort_prepare, ort_run, ort_state, ort_close};
+static const fr_backend_operations operations = {ort_prepare, ort_run, ort_state, ort_close, NULL};
 
 /* The graphs to run: those for the CPU, or those of an engine, with which its library was fed. */
 static forerun_status choose_graphs(onnxruntime *self, const fr_manifest *manifest, const char *engine, bool on_device,

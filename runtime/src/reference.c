@@ -163,7 +163,8 @@ static void describe(const forerun_table *table, fr_model *model) {
                         .bos_token_id = -1};
 }
 
-static const fr_backend_operations operations = {reference_prepare, reference_run, reference_state, reference_close};
+static const fr_backend_operations operations = {reference_prepare, reference_run, reference_state, reference_close,
+                                                 NULL};
 
 forerun_status fr_reference_open(fr_arena *arena, const forerun_table *table, fr_model *model, fr_backend **out,
                                  forerun_error *error) {

@@ -220,6 +220,10 @@ static void leaves_the_right_cache(void) {
     REQUIRE(cache != NULL);
     CHECK(memcmp(cache, prompt, 12 * sizeof prompt[0]) == 0);
     CHECK(memcmp(cache + 12, found.tokens, (found.n_tokens - 1) * sizeof(int64_t)) == 0);
+    memset((void *)(uintptr_t)cache, 0xFF, info.bytes); /* as if it had ended in NaN */
+    generate_cuda(&engine, 3, request_for(2, 0.0f, FORERUN_PLAIN));
+    for (size_t i = 10; i < info.bytes / sizeof(int64_t); i++)
+        CHECK_INT(cache[i], 0);
     cuda_engine_close(&engine);
     table_graphs_close(&graphs);
 }
