@@ -322,6 +322,8 @@ static void a_round_may_run_on_another_thread(void) {
     CHECK(status == FORERUN_OK);
     CHECK(strcmp(fake_cuda_log(), "cuGraphLaunch cuCtxSetCurrent cuGraphLaunch cuStreamSynchronize") == 0);
     CHECK(step(&round) == FORERUN_OK);
+    fake_cuda_fail("cuGraphLaunch", 1, CUDA_ERROR_INVALID_HANDLE, 0); /* the context of another device is current */
+    CHECK(step(&round) == FORERUN_OK);
     fake_cuda_forget();
     REQUIRE(pthread_create(&thread, NULL, close_elsewhere, NULL) == 0 && pthread_join(thread, NULL) == 0);
     CHECK(strncmp(fake_cuda_log(), "cuCtxSetCurrent cuStreamSynchronize cuGraphExecDestroy ", 55) == 0);
