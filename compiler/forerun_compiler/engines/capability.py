@@ -110,6 +110,12 @@ def check_capabilities(backend: str, capabilities: Collection[str]) -> tuple[Cap
     return tuple(sorted(rows, key=lambda row: row.version))
 
 
+def without_float32(capabilities: Collection[Capability]) -> tuple[str, ...]:
+    """Return those for which TensorRT-RTX compiles no float32 product."""
+    first = CAPABILITIES[_RTX_DTYPES["float32"].first].version
+    return tuple(each.number for each in capabilities if each.version < first)
+
+
 def check_precision(backend: str, capabilities: Collection[str], dtype: str, schemes: Collection[str]) -> None:
     """Refuse what a device cannot multiply, before anything is built.
 

@@ -17,7 +17,13 @@ from forerun_compiler.bundle import GraphInterface
 from forerun_compiler.engines.capability import check_capabilities
 from forerun_compiler.engines.onnxruntime import write_graphs
 from forerun_compiler.engines.plan_reader import PlanFacts, read_plan
-from forerun_compiler.engines.tensorrt_graph import Expectations, check_engine, check_lowered, expectations_of
+from forerun_compiler.engines.tensorrt_graph import (
+    Expectations,
+    check_engine,
+    check_float32,
+    check_lowered,
+    expectations_of,
+)
 from forerun_compiler.engines.tensorrt_library import LIBRARIES, installed_version
 from forerun_compiler.engines.tensorrt_process import OnProgress, run_worker
 from forerun_compiler.engines.tensorrt_request import WorkerRequest
@@ -58,10 +64,11 @@ class EngineRequest:
 
 @dataclass(frozen=True)
 class BuiltGraph:
-    """The engine file of a graph, and what it holds."""
+    """The engine file of a graph, what it holds, and how many bytes of memory its build took at most."""
 
     file: str
     facts: PlanFacts
+    peak_memory: int
 
 
 @dataclass(frozen=True)
@@ -106,24 +113,27 @@ def build_engines(request: EngineRequest, folder: Path, on_progress: OnProgress)
     models = {graph.name: ir.load(graph.onnx) for graph in request.graphs}
     for name, model in models.items():
         check_lowered(model, name)
+        check_float32(model, name, chosen)
     check_engines_fit(estimate_engines([_weights(model) for model in models.values()]), this_machine(folder), folder)
     (folder / LOG).unlink(missing_ok=True)
-    versions, facts = set(), {}
+    versions, built = set(), {}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as scratch:
         for graph in request.graphs:
             job = _job(request.backend, graph, tuple(each.member for each in chosen), Path(scratch), folder)
-            versions.add(run_worker(job, Path(scratch), on_progress).library)
+            answer = run_worker(job, Path(scratch), on_progress)
+            versions.add(answer.library)
             on_progress(f"check {graph.name}", 0, 0)
             numbers = tuple(each.number for each in chosen)
             expected = expectations_of(models[graph.name], numbers)
-            facts[graph.name] = _check(request.backend, Path(job.plan), expected, graph.name)
+            facts = _check(request.backend, Path(job.plan), expected, graph.name)
+            built[graph.name] = BuiltGraph(f"{graph.name}.engine", facts, answer.peak_memory)
         for graph in request.graphs:
-            os.replace(Path(scratch) / f"{graph.name}.engine", folder / f"{graph.name}.engine")
+            os.replace(Path(scratch) / f"{graph.name}.engine", folder / built[graph.name].file)
     return BuiltEngines(
         library=", ".join(sorted(versions)),
         compute_capability=tuple(each.number for each in chosen),
-        graphs={name: BuiltGraph(f"{name}.engine", found) for name, found in facts.items()},
-        unknown=" ".join(dict.fromkeys(found.unknown for found in facts.values() if found.unknown)),
+        graphs=built,
+        unknown=" ".join(dict.fromkeys(each.facts.unknown for each in built.values() if each.facts.unknown)),
     )
 
 

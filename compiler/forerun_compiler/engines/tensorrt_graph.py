@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from forerun_compiler.engines.capability import Capability, without_float32
 from forerun_compiler.engines.plan_reader import OUT, GraphNames, PlanFacts, ProfileFacts
 from forerun_compiler.errors import EngineError
 from forerun_compiler.graph import integer, number
@@ -52,6 +53,20 @@ def check_lowered(model: ir.Model, graph: str) -> None:
     wrong = [f"{node.name} ({node.op_type}): {reason}" for node in nodes for reason in _faults(node)]
     if wrong:
         raise EngineError(f"{graph}: TensorRT cannot be given this graph: {_some(wrong, '; ')}")
+
+
+def check_float32(model: ir.Model, graph: str, capabilities: Collection[Capability]) -> None:
+    """Refuse products in float32, which a drafter's `fc` always is, for devices that TensorRT-RTX has none for.
+
+    Raises:
+        EngineError: names the devices and the products.
+    """
+    found = [str(node.name) for node in model.graph if node.op_type == "MatMul" and any(map(_is_float32, node.inputs))]
+    if found and (lacking := without_float32(capabilities)):
+        raise EngineError(
+            f"{graph}: TensorRT-RTX compiles no float32 product for {', '.join(lacking)}, and the graph has "
+            f"{len(found)}: {_some(found)}; remove {', '.join(lacking)} from the engine's compute_capability"
+        )
 
 
 def expectations_of(model: ir.Model, capabilities: tuple[str, ...]) -> Expectations:
@@ -130,6 +145,13 @@ def _faults(node: ir.Node) -> Iterator[str]:
         yield "TensorRT aligns is_causal to the first key, not the last; put it into the mask"
     if number(node, "softcap", 0.0):
         yield "TensorRT has no softcap; write it out"
+
+
+def _is_float32(value: ir.Value | None) -> bool:
+    if value is None:
+        return False
+    dtype = value.const_value.dtype if value.const_value is not None else value.dtype
+    return dtype == ir.DataType.FLOAT
 
 
 def _is_state(value: ir.Value) -> bool:

@@ -37,9 +37,10 @@ class WorkerRequest:
 
 @dataclass(frozen=True)
 class WorkerAnswer:
-    """The library's version, and why there is no plan: `failure` "" where there is one."""
+    """The library's version, the process's largest memory in bytes, and why there is no plan: "" where there is one."""
 
     library: str = ""
+    peak_memory: int = 0
     failure: Failure = ""
     message: str = ""
 

@@ -37,7 +37,7 @@ def main(path: Path) -> int:
 
 def _answer(request: WorkerRequest, log: TextIO) -> WorkerAnswer:
     try:
-        return WorkerAnswer(library=_build(request, log))
+        return WorkerAnswer(library=_build(request, log), peak_memory=_peak_memory())
     except EngineError as error:
         return WorkerAnswer(failure="engine", message=str(error))
     except MemoryError:
@@ -49,6 +49,14 @@ def _answer(request: WorkerRequest, log: TextIO) -> WorkerAnswer:
             failure="resource" if full else "engine",
             message=f"{error.filename or request.plan}: the engine cannot be written: {error.strerror}{advice}",
         )
+
+
+def _peak_memory() -> int:
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _build(request: WorkerRequest, log: TextIO) -> str:

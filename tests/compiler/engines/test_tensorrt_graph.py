@@ -9,12 +9,20 @@ import onnx_ir as ir
 import pytest
 
 import tensorrt_graphs as hand
+from forerun_compiler.engines.capability import check_capabilities
 from forerun_compiler.engines.plan_reader import Copy, PlanFacts, Product, ProfileFacts
-from forerun_compiler.engines.tensorrt_graph import Expectations, check_engine, check_lowered, expectations_of
+from forerun_compiler.engines.tensorrt_graph import (
+    Expectations,
+    check_engine,
+    check_float32,
+    check_lowered,
+    expectations_of,
+)
 from forerun_compiler.errors import EngineError
 from forerun_compiler.graph import Attribute
 from forerun_compiler.passes.emitter import Emitter
 from forerun_compiler.passes.quantize_nvfp4 import TRT
+from forerun_compiler.schemes import TENSORRT_RTX
 from hand_graphs import constant
 
 
@@ -66,6 +74,17 @@ def test_nodes_need_names_of_their_own() -> None:
         EngineError, match=f"round: expected a name of its own for each node, found '{model.graph[0].name}'"
     ):
         check_lowered(model, "round")
+
+
+def test_products_in_float32_are_refused_for_devices_without() -> None:
+    model, dense = one_node("MatMul", 2), hand.hand_target()
+    old, new = check_capabilities(TENSORRT_RTX, ("7.5", "12.0")), check_capabilities(TENSORRT_RTX, ("8.0",))
+    check_float32(model, "round", new)
+    check_float32(dense, "round", old)
+    with pytest.raises(
+        EngineError, match=r"round: .* no float32 product for 7\.5, .* has 1: odd; remove 7\.5 from"
+    ):
+        check_float32(model, "round", old)
 
 
 @pytest.mark.parametrize(("scheme", "operands"), [("fp8", "fp8"), ("nvfp4", "fp4"), ("int8-static", "int8")])
