@@ -1,6 +1,6 @@
 /* Whole generations through the CUDA backend, on the fake driver, against the table model itself. */
 #include "count_allocations.h"
-#include "table_graphs.h"
+#include "cuda_engine.h"
 
 static float target[V * V], draft[V * V];
 static int64_t prompt[CAPACITY];
