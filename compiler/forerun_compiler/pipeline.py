@@ -200,6 +200,8 @@ def model_facts(recipe: Recipe, target: Target, drafter: Drafter) -> ModelFacts:
             f"{recipe.path}: draft_len: the drafter drafts at most {drafter.block_size} tokens at once "
             f"(its block size); found {draft_len}"
         )
+    on_gpu = any(engine.backend != ONNXRUNTIME for engine in recipe.engines)
+    padded = _padded_prefill(recipe, draft_len + 1) if on_gpu else 0
     return ModelFacts(
         name=recipe.name,
         target_architecture=target.architecture,
@@ -209,7 +211,7 @@ def model_facts(recipe: Recipe, target: Target, drafter: Drafter) -> ModelFacts:
         draft_len=draft_len,
         block_size=drafter.block_size,
         capacity=recipe.capacity,
-        cache_rows=cache_rows(recipe.capacity, draft_len, drafter.block_size),
+        cache_rows=cache_rows(recipe.capacity, max(draft_len + 1, padded), drafter.block_size),
         prefill_chunk=recipe.prefill_chunk,
         taps=drafter.taps,
         eos_token_ids=target.eos_token_ids,
@@ -218,9 +220,25 @@ def model_facts(recipe: Recipe, target: Target, drafter: Drafter) -> ModelFacts:
     )
 
 
-def cache_rows(capacity: int, draft_len: int, block_size: int) -> int:
+def _padded_prefill(recipe: Recipe, width: int) -> int:
+    """Return how many rows a prefill run on a GPU has, whatever it is given; `width` are those of a decoding run.
+
+    Raises:
+        RecipeError: it is no multiple of the width, of which the lowered attention makes heads.
+    """
+    chunk = min(recipe.prefill_chunk, recipe.capacity)
+    if chunk % width:
+        nearest = max(1, round(chunk / width)) * width
+        raise RecipeError(
+            f"{recipe.path}: prefill_chunk: TensorRT reads prompts in multiples of draft_len + 1 = {width} tokens; "
+            f"found {chunk}, choose {nearest}"
+        )
+    return chunk
+
+
+def cache_rows(capacity: int, run_rows: int, block_size: int) -> int:
     """Return how many rows a cache needs so that no write of a round that begins within `capacity` leaves it.
 
-    A round writes at most draft_len + 1 rows from its position on, and its block after them.
+    A round writes `run_rows` rows from its position on, padding included, and its block after them.
     """
-    return capacity + draft_len + 1 + block_size
+    return capacity + run_rows + block_size

@@ -145,9 +145,10 @@ class _Sampled(_Part):
 def _invert(probs: Tensor, uniform: Tensor) -> Tensor:
     """Draw by the inverse distribution: probs [1,1,V], uniform [1,1,1] -> the first token above u, int64 [1,1]."""
     cumulated = torch.cumsum(probs, -1)
-    below = (cumulated <= uniform * cumulated[..., -1:]).to(torch.int64).sum(-1)
-    # The first entry that holds the final total is the last token of positive probability: never go beyond it.
-    return torch.minimum(below, torch.argmax(cumulated, -1))
+    total = cumulated[..., -1:]
+    # The first entry that holds the total is the last token of positive probability: never go beyond it.
+    below = (cumulated <= uniform * total) & (cumulated < total)
+    return below.to(torch.int64).sum(-1)
 
 
 class _Confidence(_Part):

@@ -84,12 +84,11 @@ def emit_inverse_cdf(emit: Emitter, weights: ir.Value, uniform: ir.Value) -> ir.
     The token is the first whose cumulated weight exceeds uniform * total; its own weight is positive by construction.
     """
     cumulated = emit("CumSum", weights, emit.constant(1))
-    last = emit("ArgMax", cumulated, axis=1, keepdims=0)
     total = emit("ReduceMax", cumulated, emit.constant([1]), keepdims=1)
     below = emit("LessOrEqual", cumulated, emit("Mul", total, uniform))
-    count = emit("ReduceSum", emit("Cast", below, to=int(ir.DataType.INT64)), emit.constant([1]), keepdims=0)
-    # Entry `last` is the first to hold the total, the last token of positive weight: never go beyond it.
-    return emit("Min", count, last)
+    # The first entry that holds the total is the last token of positive weight: never go beyond it.
+    below = emit("And", below, emit("Less", cumulated, total))
+    return emit("ReduceSum", emit("Cast", below, to=int(ir.DataType.INT64)), emit.constant([1]), keepdims=0)
 
 
 def _count_leading(emit: Emitter, kept: ir.Value) -> ir.Value:

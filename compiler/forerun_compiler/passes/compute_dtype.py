@@ -18,17 +18,19 @@ from forerun_compiler.errors import PassError
 from forerun_compiler.graph import Array, constant_array, find_nodes, output_named
 from forerun_compiler.passes.emitter import Emitter, operands
 from forerun_compiler.passes.name_products import DRAFTER
-from forerun_compiler.schemes import DENSE
+from forerun_compiler.schemes import DENSE, SCHEMES
 
 FLOAT = ir.DataType.FLOAT
 DTYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
+FLOATS = ("float32", "float")
+"""Activations that a scheme does not round; see `schemes.py`."""
 FLOAT32_LAYERS = (f"{DRAFTER}.fc",)
 
 
 def compute_dtype(model: ir.Model, dtype: str) -> int:
     """Bring a graph, its attention lowered and its products not, to `dtype`; return how many nodes now compute in it.
 
-    Linears of other schemes than float32 stay as they are, for the passes that quantize them.
+    Linears of schemes that round activations stay as they are: their products are of codes, and give float32.
 
     Raises:
         PassError: a weight is too large for float16, by its layer's name.
@@ -36,7 +38,7 @@ def compute_dtype(model: ir.Model, dtype: str) -> int:
     if dtype == "float32":
         return 0
     half = _Half(model.graph, dtype)
-    products = [node for node in find_nodes(model.graph, Linear.OP_TYPE, DOMAIN) if _is_dense(node)]
+    products = [node for node in find_nodes(model.graph, Linear.OP_TYPE, DOMAIN) if _multiplies_floats(node)]
     tables = [node for node in find_nodes(model.graph, "Gather") if _is_table(operands(node, 1)[0])]
     for node in tables:
         half.read_table(node)
@@ -50,9 +52,9 @@ def compute_dtype(model: ir.Model, dtype: str) -> int:
     return len(tables) + len(products) + len(writes) + len(attentions)
 
 
-def _is_dense(node: ir.Node) -> bool:
+def _multiplies_floats(node: ir.Node) -> bool:
     linear = Linear.from_node(node)
-    return linear.scheme == DENSE and linear.layer not in FLOAT32_LAYERS
+    return SCHEMES[linear.scheme].activations in FLOATS and linear.layer not in FLOAT32_LAYERS
 
 
 def _is_table(value: ir.Value) -> bool:
@@ -72,9 +74,10 @@ class _Half:
         self._widen(node)
 
     def multiply(self, node: ir.Node) -> None:
-        _, weight = operands(node, 2)
+        linear = Linear.from_node(node)
         self._narrow(node, 0)
-        node.replace_input_with(1, self._store(weight, f"layer {Linear.from_node(node).layer}"))
+        if linear.scheme == DENSE:
+            node.replace_input_with(1, self._store(operands(node, 2)[1], f"layer {linear.layer}"))
         self._widen(node)
 
     def write_cache(self, node: ir.Node) -> None:

@@ -90,7 +90,7 @@ def link_plain(target: ir.Model) -> ir.Model:
     emit = Emitter(graph, "plain.")
     row = emit("Sub", given["n_known"], emit.constant([1]))
     target_out = _inline_target(emit, target, given, row)
-    logits = emit("Squeeze", target_out["logits"], emit.constant([0]))
+    logits = _rows_of_logits(emit, target_out["logits"])
     uniform = emit("Squeeze", given["uniform"], emit.constant([0]))
     own = emit_own_token(emit, logits, given["temperature"], uniform)
     return _finish(graph, {"committed": emit("Unsqueeze", own, emit.constant([0]))}, target_out, states, 0)
@@ -108,22 +108,25 @@ def _inline_target(emit: Emitter, target: ir.Model, given: Mapping[str, ir.Value
 
 
 def _logit_rows(emit: Emitter, given: Mapping[str, ir.Value], k: int) -> ir.Value:
-    """Append the rows whose logits verify draft 0, 1, ...: n_known-1, n_known, ..., T-1 at most; [min(T, K+1)]."""
+    """Append the rows whose logits verify draft 0, 1, ...: n_known-1, n_known, ...; [min(T, K+1)].
+
+    Behind the last draft's row it stands again: nothing asks for logits there.
+    """
     width = emit("Shape", given["tokens"], start=1, end=2)
     count = emit("Squeeze", emit("Min", width, emit.constant([k + 1])))
     index = emit("Range", emit.constant(0), count, emit.constant(1))
-    one = emit.constant([1])
-    return emit("Min", emit("Add", index, emit("Sub", given["n_known"], one)), emit("Sub", width, one))
+    first = emit("Sub", given["n_known"], emit.constant([1]))
+    return emit("Min", emit("Add", index, first), emit("Add", first, given["n_draft"]))
 
 
 def _accept(emit: Emitter, given: Mapping[str, ir.Value], logits: ir.Value, k: int) -> tuple[ir.Value, Verdict]:
     """Append the acceptance; returns the offered drafts [K+1] (junk from n_draft on) and the verdict."""
     zero, one = emit.constant([0]), emit.constant([1])
-    last_row = emit("Sub", emit("Shape", given["tokens"], start=1, end=2), one)
+    last_row = emit("Sub", emit("Add", given["n_known"], given["n_draft"]), one)
     rows = emit("Min", emit("Add", given["n_known"], emit.constant(np.arange(k + 1))), last_row)
     drafts = emit("Gather", emit("Squeeze", given["tokens"], zero), rows)
     acceptance = Acceptance(
-        logits=emit("Squeeze", logits, zero),
+        logits=_rows_of_logits(emit, logits),
         drafts=drafts,
         n_draft=given["n_draft"],
         temperature=given["temperature"],
@@ -131,6 +134,14 @@ def _accept(emit: Emitter, given: Mapping[str, ir.Value], logits: ir.Value, k: i
         draft_probs=emit("Squeeze", given["draft_probs"], zero),
     )
     return drafts, emit_acceptance(emit, acceptance)
+
+
+def _rows_of_logits(emit: Emitter, logits: ir.Value) -> ir.Value:
+    """Append [1,R,V] as [R,V]."""
+    rows = emit("Squeeze", logits, emit.constant([0]))
+    assert logits.shape is not None
+    rows.type, rows.shape = logits.type, ir.Shape(logits.shape[1:])
+    return rows
 
 
 def _committed(emit: Emitter, drafts: ir.Value, verdict: Verdict, k: int) -> ir.Value:

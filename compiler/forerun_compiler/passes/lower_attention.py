@@ -20,9 +20,8 @@ import onnx_ir as ir
 
 from forerun_compiler import dialect
 from forerun_compiler.errors import PassError
-from forerun_compiler.graph import find_nodes, replace_node
+from forerun_compiler.graph import find_nodes, producer, replace_node
 from forerun_compiler.passes.emitter import Emitter, operands
-from forerun_compiler.passes.merged_writes import MergedWrites, context_write, join_rows, row_count
 from forerun_compiler.passes.row_layout import publish_rows, rotation_of, take_rows
 
 MICROSOFT = "com.microsoft"
@@ -47,7 +46,7 @@ def lower_attention(model: ir.Model) -> int:
         PassError: another batch size, an unknown shape, a head dim or a mask that the library cannot run.
     """
     graph = model.graph
-    lengths, merged = _Lengths(graph), MergedWrites()
+    lengths = _Lengths(graph)
     attentions = find_nodes(graph, dialect.CachedAttention.OP_TYPE, dialect.DOMAIN)
     count = len(attentions) + len(find_nodes(graph, dialect.CacheWrite.OP_TYPE, dialect.DOMAIN))
     for number, node in enumerate(attentions):
@@ -55,7 +54,7 @@ def lower_attention(model: ir.Model) -> int:
         if attributes.mask == dialect.CAUSAL:
             _lower_causal(graph, node, attributes, sizes, lengths, f"attention.{number}.")
         else:
-            _lower_block(graph, node, attributes, sizes, (lengths, merged), f"attention.{number}.")
+            _lower_block(graph, node, attributes, sizes, lengths, f"attention.{number}.")
     for number, node in enumerate(find_nodes(graph, dialect.CacheWrite.OP_TYPE, dialect.DOMAIN)):
         k, v, k_cache, v_cache, position = operands(node, 5)
         emit = Emitter(graph, f"write.{number}.", before=node)
@@ -70,6 +69,7 @@ class _Lengths:
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
         self._known: dict[tuple[ir.Value, int | None], tuple[ir.Value, ir.Value]] = {}
+        self._merged: dict[tuple[ir.Value, ir.Value], ir.Value] = {}
 
     def of(
         self, position: ir.Value, keys: ir.Value, axis: int, rows: int | None, before: ir.Node
@@ -86,6 +86,25 @@ class _Lengths:
             scalar = emit("Squeeze", emit("Cast", total, to=int(ir.DataType.INT32)))
             self._known[key] = (last, scalar)
         return self._known[key]
+
+    def merged(
+        self, emit: Emitter, context_k: ir.Value, start: ir.Value, block: ir.Value, rows: int | None, block_k: ir.Value
+    ) -> ir.Value:
+        """Return which rows of context and block, concatenated, go to the cache: int64 [T+S]; see `_write_both`."""
+        if (start, block) not in self._merged:
+            context_rows, block_rows = emit("Shape", context_k, start=2, end=3), row_count(emit, block_k, 2, rows)
+            count = emit("Squeeze", emit("Add", context_rows, block_rows))
+            row = emit("Range", emit.constant(0), count, emit.constant(1))
+            slot = emit("Sub", row, emit("Sub", block, start))
+            in_block = emit("And", emit("GreaterOrEqual", slot, emit.constant([0])), emit("Less", slot, block_rows))
+            from_context = emit("Min", row, emit("Sub", context_rows, emit.constant([1])))
+            self._merged[start, block] = emit("Where", in_block, emit("Add", slot, context_rows), from_context)
+        return self._merged[start, block]
+
+
+def row_count(emit: Emitter, keys: ir.Value, axis: int, rows: int | None) -> ir.Value:
+    """Return the number of rows of keys as int64 [1]: `rows` if known, else the size along `axis`."""
+    return emit.constant([rows]) if rows is not None else emit("Shape", keys, start=axis, end=axis + 1)
 
 
 def _sizes(node: ir.Node) -> _Sizes:
@@ -151,11 +170,10 @@ def _lower_block(
     node: ir.Node,
     attributes: dialect.CachedAttention,
     sizes: _Sizes,
-    shared: tuple[_Lengths, MergedWrites],
+    lengths: _Lengths,
     prefix: str,
 ) -> None:
     q, k, v, k_cache, v_cache, position = operands(node, 6)
-    lengths, merged = shared
     if attributes.window:
         raise PassError(
             f"node {node.name!r}: a block with a window ({attributes.window}) is not lowered for ONNX Runtime"
@@ -166,7 +184,7 @@ def _lower_block(
     if write is None:
         written = [emit("TensorScatter", cache, new, position, axis=2) for cache, new in ((k_cache, k), (v_cache, v))]
     else:
-        written = merged.emit(emit, write, node, join_rows)
+        written = _write_both(emit, lengths, write, node, sizes)
     # The keys are in the cache already: the attention gets none of its own, and gives no cache back.
     none = emit.constant(np.zeros((1, 0, sizes.kv_heads * sizes.head_dim)), np.float32)
     inputs = (take_rows(emit, q, sizes.heads), none, none, *written, seqlens, total)
@@ -174,3 +192,29 @@ def _lower_block(
     replace_node(node, [], [publish_rows(emit, node.outputs[0], out, sizes.heads, sizes.head_dim), *written])
     if write is not None:
         graph.remove(write, safe=True)
+
+
+def context_write(node: ir.Node) -> ir.Node | None:
+    """Return the CacheWrite that this attention, and nothing else, continues."""
+    write = producer(node.inputs[3], dialect.CacheWrite.OP_TYPE, dialect.DOMAIN)
+    if write is None or list(write.outputs) != list(node.inputs[3:5]):
+        return None
+    alone = all(len(value.uses()) == 1 and not value.is_graph_output() for value in write.outputs)
+    return write if alone else None
+
+
+def _write_both(emit: Emitter, lengths: _Lengths, write: ir.Node, node: ir.Node, sizes: _Sizes) -> list[ir.Value]:
+    """Append one write per cache of the context's rows, those from the block's position on replaced by the block's.
+
+    The block starts n = position_block - position_context rows into the T rows of the context, n <= T. Row r of the
+    T + S rows written is context row r for r < n, block row r - n for the next S, and again context row r after them,
+    where the rows that neither has repeat the context's last: no query ever sees them.
+    """
+    context_k, context_v, k_cache, v_cache, start = operands(write, 5)
+    _, block_k, block_v, _, _, position = operands(node, 6)
+    rows = lengths.merged(emit, context_k, start, position, sizes.rows, block_k)
+    pairs = ((k_cache, context_k, block_k), (v_cache, context_v, block_v))
+    return [
+        emit("TensorScatter", cache, emit("Gather", emit("Concat", old, new, axis=2), rows, axis=2), start, axis=2)
+        for cache, old, new in pairs
+    ]

@@ -15,7 +15,9 @@ from forerun_compiler.errors import PassError
 from forerun_compiler.passes.compute_dtype import compute_dtype
 from forerun_compiler.passes.count_leading import count_leading
 from forerun_compiler.passes.feedback import add_feedback
+from forerun_compiler.passes.first_largest import first_largest
 from forerun_compiler.passes.flatten_branches import flatten_branches
+from forerun_compiler.passes.least_width import least_width
 from forerun_compiler.passes.lower_experts import lower_experts
 from forerun_compiler.passes.lower_linear import lower_linear
 from forerun_compiler.passes.lower_ort import Pass, run_pass
@@ -25,7 +27,7 @@ from forerun_compiler.passes.quantize_int8_static import quantize_int8_static
 from forerun_compiler.passes.quantize_nvfp4 import quantize_nvfp4
 from forerun_compiler.passes.scatter_states import scatter_states
 from forerun_compiler.passes.stack_products import stack_products
-from forerun_compiler.passes.tensorrt_attention import tensorrt_attention
+from forerun_compiler.passes.tensorrt_attention import decoding_width, tensorrt_attention
 
 IR_VERSION = 11
 """The first that has initializers of four bits in floating point."""
@@ -35,8 +37,10 @@ def passes_for(dtype: str) -> tuple[Pass, ...]:
     """Return the ordered passes for an engine that computes in `dtype` where a layer's scheme says nothing else."""
     return (
         Pass("flatten branches", flatten_branches, must_fire=True),
-        # Plain decoding tests no draft.
+        # Plain decoding tests no draft, and asks for one row of logits.
+        Pass("know the least width", lambda model: least_width(model, decoding_width(model)), must_fire=False),
         Pass("count leading rows", count_leading, must_fire=False),
+        Pass("take the first largest", first_largest, must_fire=True),
         Pass("stack products", stack_products, must_fire=False),
         Pass("lower attention and caches", tensorrt_attention, must_fire=True),
         Pass("lower experts", lower_experts, must_fire=False),

@@ -25,7 +25,7 @@ from forerun_compiler.passes.attention_heads import (
     size_of,
 )
 from forerun_compiler.passes.emitter import Emitter, operands
-from forerun_compiler.passes.merged_writes import context_write
+from forerun_compiler.passes.lower_attention import context_write
 from forerun_compiler.passes.quantize_int8 import OPERATORS
 from forerun_compiler.passes.row_layout import publish_rows
 

@@ -78,6 +78,8 @@ def _as_standard_ops(weight: Weight, encoded: int4.Int4Weight, block: int) -> No
         )
     codes = weight.store(weight.products[0].linear.scheme, encoded.codes.reshape(rows, columns).T)
     for product in weight.products:
-        scale = product.own("weight_scale", encoded.scale.T)
+        # In the dtype that the product has, or TensorRT decodes the whole weight first.
+        dtype = product.x.dtype.numpy() if product.x.dtype is not None else np.float32
+        scale = product.own("weight_scale", encoded.scale.T.astype(dtype))
         dense = product.emit("DequantizeLinear", codes, scale, axis=0, block_size=block)
         product.replace(product.emit("MatMul", product.x, dense))

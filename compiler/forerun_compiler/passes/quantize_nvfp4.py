@@ -59,6 +59,8 @@ def _encode(weight: Weight) -> list[ir.Value]:
     found = []
     for product in weight.products:
         scale = product.emit("DequantizeLinear", blocks, product.own("weight_scale", encoded.global_scale))
+        if scheme == WEIGHT_ONLY and product.x.dtype not in (None, ir.DataType.FLOAT):
+            scale = product.emit("Cast", scale, to=int(product.x.dtype))
         found.append(product.emit("DequantizeLinear", codes, scale, axis=0, block_size=nvfp4.BLOCK))
     return found
 

@@ -20,9 +20,9 @@ import onnx_ir as ir
 from forerun_compiler import dialect
 from forerun_compiler.errors import PassError
 from forerun_compiler.graph import find_nodes, output_named, replace_node
-from forerun_compiler.passes.early_join import join_rows_early
 from forerun_compiler.passes.emitter import Emitter, operands
-from forerun_compiler.passes.merged_writes import MergedWrites, context_write, known_rows, row_count
+from forerun_compiler.passes.joined_writes import JoinedWrites
+from forerun_compiler.passes.lower_attention import context_write, row_count
 
 MOST_CACHE_ROWS = 20480
 """TensorRT-RTX 1.7 has a kernel for one row a head up to here; with 24576 cache rows the build fails."""
@@ -47,12 +47,12 @@ def tensorrt_attention(model: ir.Model) -> int:
         PassError: another batch size, an unknown shape, or what TensorRT has no kernel for: a soft-cap, a head dim, a
             cache of too many rows.
     """
-    graph, merged = model.graph, MergedWrites()
+    graph, joined = model.graph, JoinedWrites()
     masks, width = _Masks(graph), decoding_width(model)
     attentions = find_nodes(graph, dialect.CachedAttention.OP_TYPE, dialect.DOMAIN)
     count = len(attentions) + len(find_nodes(graph, dialect.CacheWrite.OP_TYPE, dialect.DOMAIN))
     for number, node in enumerate(attentions):
-        _lower(graph, node, _sizes(node, width), (masks, merged), f"attention.{number}.")
+        _lower(graph, node, _sizes(node, width), (masks, joined), f"attention.{number}.")
     for number, node in enumerate(find_nodes(graph, dialect.CacheWrite.OP_TYPE, dialect.DOMAIN)):
         k, v, k_cache, v_cache, position = operands(node, 5)
         emit = Emitter(graph, f"write.{number}.", before=node)
@@ -69,8 +69,8 @@ def decoding_width(model: ir.Model) -> int:
     return width
 
 
-def _lower(graph: ir.Graph, node: ir.Node, sizes: _Sizes, shared: tuple[_Masks, MergedWrites], prefix: str) -> None:
-    attributes, (masks, merged) = dialect.CachedAttention.from_node(node), shared
+def _lower(graph: ir.Graph, node: ir.Node, sizes: _Sizes, shared: tuple[_Masks, JoinedWrites], prefix: str) -> None:
+    attributes, (masks, joined) = dialect.CachedAttention.from_node(node), shared
     if attributes.softcap:
         raise PassError(
             f"node {node.name!r}: TensorRT's attention has no soft-cap of the scores, and this one has "
@@ -83,7 +83,7 @@ def _lower(graph: ir.Graph, node: ir.Node, sizes: _Sizes, shared: tuple[_Masks, 
     if write is None:
         caches = _write(emit, ((k_cache, k), (v_cache, v)), position)
     else:
-        caches = merged.emit(emit, write, node, join_rows_early)
+        caches = joined.emit(emit, write, node)
     spread = emit("Reshape", q, emit.constant([1, sizes.heads * sizes.spread, -1, sizes.head_dim]))
     out = emit("Attention", spread, *caches, mask, scale=attributes.scale)
     replace_node(node, [], [emit("Reshape", out, emit.constant([1, sizes.heads, -1, sizes.head_dim])), *caches])
@@ -116,8 +116,14 @@ def _sizes(node: ir.Node, width: int) -> _Sizes:
             f"node {node.name!r}: a cache of {rows} rows cannot run on TensorRT, whose attention reads at most "
             f"{MOST_CACHE_ROWS} in place; choose a smaller capacity in the recipe"
         )
-    known = known_rows(q)
-    return _Sizes(heads, head_dim, rows, width if known is None else known)
+    count = _known_rows(q)
+    return _Sizes(heads, head_dim, rows, width if count is None else count)
+
+
+def _known_rows(q: ir.Value) -> int | None:
+    """Return the number of rows of q [1,H,T,D], None when a run chooses it."""
+    rows = q.shape[2] if q.shape is not None else None
+    return rows if isinstance(rows, int) else None
 
 
 class _Masks:
@@ -145,7 +151,7 @@ def _mask(
     emit: Emitter, attributes: dialect.CachedAttention, q: ir.Value, position: ir.Value, sizes: _Sizes
 ) -> ir.Value:
     key = emit.constant(np.arange(sizes.cache_rows)[None, None, None])
-    count = row_count(emit, q, 2, known_rows(q))
+    count = row_count(emit, q, 2, _known_rows(q))
     row = emit("Range", emit.constant(0), emit("Squeeze", count), emit.constant(1))
     query = emit("Reshape", emit("Add", position, row), emit.constant([1, sizes.spread, -1, 1]))
     if attributes.mask == dialect.CAUSAL:
