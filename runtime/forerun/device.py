@@ -126,7 +126,7 @@ def choose(
     if device == "auto" and bundle.cpu:
         return Choice("cpu", f"no GPU fits: {refusal}")
     rest = ". On the CPU: device 'cpu'" if bundle.cpu else ". The bundle has no graphs for the CPU either"
-    raise ForerunError("backend error", f"device {device!r}: {refusal}{rest if device != 'cpu' else ''}.")
+    raise ForerunError("backend error", f"device {device!r}: {refusal}{rest}.")
 
 
 def _asked(device: str, devices: Devices) -> tuple[Device, ...]:

@@ -204,9 +204,13 @@ static forerun_status add_provider(onnxruntime *self, const fr_provider *provide
                                    forerun_error *error) {
     TRY(fr_provider_add(provider, &self->api, self->env, self->options, options->provider_library, options->device,
                         &self->device, &self->owns_device, error));
-    if (self->device == NULL && self->base.prefill_width > 0)
+    if (self->base.prefill_width == 0)
+        return FORERUN_OK;
+    if (self->device == NULL)
         self->device = self->memory; /* an engine's graphs on the CPU: as on a device, for comparing */
-    return FORERUN_OK;
+    /* Their products quantize and dequantize in ways that the library's own fusions take for 8 bit integers. */
+    return check(self, self->api.AddSessionConfigEntry(self->options, "session.disable_quant_qdq", "1"),
+                 "session options", error);
 }
 
 forerun_status fr_onnxruntime_open(fr_arena *arena, const char *folder, const fr_manifest *manifest,
