@@ -81,9 +81,7 @@ def test_products_in_float32_are_refused_for_devices_without() -> None:
     old, new = check_capabilities(TENSORRT_RTX, ("7.5", "12.0")), check_capabilities(TENSORRT_RTX, ("8.0",))
     check_float32(model, "round", new)
     check_float32(dense, "round", old)
-    with pytest.raises(
-        EngineError, match=r"round: .* no float32 product for 7\.5, .* has 1: odd; remove 7\.5 from"
-    ):
+    with pytest.raises(EngineError, match=r"round: .* no float32 product for 7\.5, .* has 1: odd; remove 7\.5 from"):
         check_float32(model, "round", old)
 
 
