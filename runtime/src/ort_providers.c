@@ -180,5 +180,9 @@ forerun_status fr_provider_add(const fr_provider *provider, const fr_ort_api *ap
                                OrtSessionOptions *options, const char *library, int32_t ordinal,
                                const OrtMemoryInfo **memory, bool *owned, forerun_error *error) {
     const order it = {api, env, options, library, ordinal, memory, owned};
-    return provider->add == NULL ? FORERUN_OK : provider->add(provider, &it, error);
+    if (provider->add == NULL)
+        return FORERUN_OK;
+    if (ordinal < 0)
+        return fr_fail(error, FORERUN_INVALID_ARGUMENT, "device must be 0 or more, found %" PRId32 ".", ordinal);
+    return provider->add(provider, &it, error);
 }
