@@ -18,6 +18,7 @@ from forerun.device import Choice, Gpu, choose, find_devices, parse_device
 from forerun.errors import refuse_argument
 from forerun.generation import Generation, Stream
 from forerun.library import VARIABLE, find_library
+from forerun.primary_context import PrimaryContext
 from forerun.prompt import Prompt, parse_prompt
 from forerun.request import Decoding, parse_request
 from forerun.rounds import Guard, Rounds
@@ -66,17 +67,22 @@ def _open_on_gpu(folder: Path, choice: Choice, gpu: Gpu, cuda: tuple[int, int], 
     """`cuda` is the driver's; what TensorRT-RTX compiles is kept in the folder `caches`."""
     entry = gpu.engine
     cache = RuntimeCache(caches, entry, gpu.device.name, cuda) if entry.backend == "tensorrt-rtx" else None
-    graphs = TensorRTGraphs(folder, entry, cache)
-    core = _core.Engine(
-        os.fspath(folder),
-        engine=entry.folder,
-        library=entry.backend,
-        version=entry.library,
-        bind=graphs.bind,
-        enqueue=graphs.enqueue,
-        driver=gpu_devices.DRIVER,
-        device=gpu.device.ordinal,
-    )
+    driver, ordinal = gpu_devices.DRIVER, gpu.device.ordinal
+    graphs = TensorRTGraphs(folder, entry, cache, PrimaryContext(driver, ordinal))
+    try:
+        core = _core.Engine(
+            os.fspath(folder),
+            engine=entry.folder,
+            library=entry.backend,
+            version=entry.library,
+            bind=graphs.bind,
+            enqueue=graphs.enqueue,
+            driver=driver,
+            device=ordinal,
+        )
+    except BaseException:
+        graphs.close()
+        raise
     return Engine(core, folder, choice, graphs.close)
 
 

@@ -7,6 +7,7 @@ round (`forerun_open_graphs` in forerun.h). Works with tensorrt_rtx and tensorrt
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 from forerun.bundle_engines import EngineEntry, Tensor
 from forerun.errors import ForerunError
+from forerun.primary_context import PrimaryContext
 from forerun.runtime_cache import RuntimeCache
 from forerun.tensorrt_package import LIBRARY_NAMES, MODULES
 
@@ -47,13 +49,15 @@ class TensorRTGraphs:
     """The graphs of one engine. Its methods are called by the core, on a thread where the device is current.
 
     `bundle` is the bundle's folder, whose files the core has checked before the first call. `cache` keeps what
-    TensorRT-RTX compiles for the device; None for TensorRT, which compiles nothing when it runs.
+    TensorRT-RTX compiles for the device; None for TensorRT, which compiles nothing when it runs. `context` is the
+    device's, in which the library makes everything.
     """
 
-    def __init__(self, bundle: Path, entry: EngineEntry, cache: RuntimeCache | None) -> None:
+    def __init__(self, bundle: Path, entry: EngineEntry, cache: RuntimeCache | None, context: PrimaryContext) -> None:
         self._bundle = bundle
         self._entry = entry
         self._cache = cache
+        self._context = context
         self._trt = _import_library(entry)
         self._logger = _make_logger(self._trt)
         self._runtime = self._trt.Runtime(self._logger)
@@ -88,10 +92,19 @@ class TensorRTGraphs:
                 self._cache.save(graph, context.engine.config.get_runtime_cache())
 
     def close(self) -> None:
-        """Free contexts before engines before the runtime, as the library wants it; again is fine."""
-        self._contexts.clear()
-        self._engines.clear()
-        self._runtime = None
+        """Free contexts before engines before the runtime, as the library wants it; again is fine.
+
+        Only once the core is closed, whose captured graphs use them.
+        """
+        with self._context.current():
+            self._contexts.clear()
+            self._engines.clear()
+            self._runtime = None
+        self._context.release()
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # an engine that was refused, or an interpreter that ends
+            self.close()
 
     def _make_context(self, graph: GraphName, width: int) -> _Context:
         engine = self._engines.get(graph) or self._load(graph)
@@ -104,6 +117,7 @@ class TensorRTGraphs:
         return context
 
     def _load(self, graph: GraphName) -> _Engine:
+        self._context.hold()
         path = self._bundle / self._entry.folder / f"{graph}.engine"
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
             handle = self._runtime.deserialize_cuda_engine(plan)

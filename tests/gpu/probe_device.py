@@ -16,6 +16,7 @@ from forerun.bundle_engines import EngineEntry, read_engines
 from forerun.device import DRIVER, Devices, choose, find_devices
 from forerun.errors import ForerunError
 from forerun.library import find_library
+from forerun.primary_context import PrimaryContext
 from forerun.runtime_cache import RuntimeCache, cache_folder
 from forerun.tensorrt import TensorRTGraphs
 from forerun.tensorrt_package import find_package
@@ -66,7 +67,8 @@ def run_engine(bundle: Path, entry: EngineEntry, devices: Devices) -> str:
     """Whatever the engine was built for: TensorRT itself is asked."""
     gpu = devices.found[0]
     cache = RuntimeCache(cache_folder(os.environ), entry, gpu.name, devices.cuda)
-    graphs = TensorRTGraphs(bundle, entry, cache if entry.backend == "tensorrt-rtx" else None)
+    context = PrimaryContext(DRIVER, gpu.ordinal)
+    graphs = TensorRTGraphs(bundle, entry, cache if entry.backend == "tensorrt-rtx" else None, context)
     core = _core.Engine(
         str(bundle),
         engine=entry.folder,

@@ -1,6 +1,7 @@
 """load(device="cuda") from end to end on a fake machine: whole generations equal those of the CPU's graphs."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -145,10 +146,21 @@ def test_a_lost_device_is_said(machine: FakeMachine, device_bundle: TableBundle)
         machine.driver.fake_cuda_fail(b"cuStreamSynchronize", 1, 700, 1)
         with pytest.raises(forerun.ForerunError, match="CUDA_ERROR_ILLEGAL_ADDRESS"):
             next(rounds)
+        with pytest.raises(forerun.ForerunError, match="was lost earlier"):
+            engine.generate(list(b"abc"))
 
 
-def test_a_core_that_is_not_closed_frees_everything(machine: FakeMachine, device_bundle: TableBundle) -> None:
+def test_an_engine_that_is_not_closed_frees_everything(machine: FakeMachine, device_bundle: TableBundle) -> None:
     engine = forerun.load(device_bundle.path, device="cuda")
     engine.generate(list(b"abc"), max_new_tokens=8)
     del engine
+    assert machine.driver.fake_cuda_live() == 0
+
+
+def test_an_engine_may_be_closed_by_another_thread(machine: FakeMachine, device_bundle: TableBundle) -> None:
+    engine = forerun.load(device_bundle.path, device="cuda")
+    engine.generate(list(b"abc"), max_new_tokens=8)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(engine.close).result()
+    engine.close()
     assert machine.driver.fake_cuda_live() == 0

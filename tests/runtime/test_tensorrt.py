@@ -10,6 +10,7 @@ import pytest
 from fake_tensorrt import DataType, FakePlan, FakeTensor, FakeTensorRT, Severity, TensorIOMode
 from forerun.bundle_engines import EngineEntry, Tensor
 from forerun.errors import ForerunError
+from forerun.primary_context import PrimaryContext
 from forerun.runtime_cache import RuntimeCache
 from forerun.tensorrt import TensorRTGraphs
 
@@ -23,6 +24,20 @@ INTERFACE = (
 TYPES = {"int64": DataType.INT64, "float16": DataType.HALF, "float32": DataType.FLOAT}
 ADDRESSES = {"tokens": 0x100, "target.0.k": 0x200, "committed": 0x300, "target.0.k.out": 0x200}
 ROUND, PLAIN = b"round's plan", b"plain's plan"
+
+
+class Context(PrimaryContext):
+    """Counts who holds the device."""
+
+    def __init__(self) -> None:
+        super().__init__("none", 0)
+        self.held = 0
+
+    def hold(self) -> None:
+        self.held += 1
+
+    def release(self) -> None:
+        self.held = 0
 
 
 def plan_of(tensors: tuple[Tensor, ...], profiles: list[tuple[int, int, int]], name: str) -> FakePlan:
@@ -58,7 +73,7 @@ def cache_of(tmp_path: Path, entry: EngineEntry, device: str = "NVIDIA L4") -> R
 
 @pytest.fixture
 def graphs(tmp_path: Path, trt: FakeTensorRT, entry: EngineEntry) -> TensorRTGraphs:
-    return TensorRTGraphs(tmp_path / "bundle", entry, cache_of(tmp_path, entry))
+    return TensorRTGraphs(tmp_path / "bundle", entry, cache_of(tmp_path, entry), Context())
 
 
 def bind_all(graphs: TensorRTGraphs, graph: Any, width: int, addresses: dict[str, int] = ADDRESSES) -> None:
@@ -110,8 +125,22 @@ def test_the_plain_engine_is_not_loaded_before_it_is_bound(graphs: TensorRTGraph
     assert [call for call in trt.calls if call[0] == "deserialize"] == [("deserialize", len(ROUND))]
 
 
+def test_the_device_is_held_from_the_first_engine_until_closing(
+    tmp_path: Path, trt: FakeTensorRT, entry: EngineEntry
+) -> None:
+    context = Context()
+    graphs = TensorRTGraphs(tmp_path / "bundle", entry, None, context)
+    assert context.held == 0
+    bind_all(graphs, "round", 5)
+    bind_all(graphs, "plain", 1)
+    assert context.held == 2
+    for _ in range(2):
+        graphs.close()
+        assert context.held == 0
+
+
 def test_tensorrt_itself_has_no_runtime_cache(tmp_path: Path, trt: FakeTensorRT, entry: EngineEntry) -> None:
-    graphs = TensorRTGraphs(tmp_path / "bundle", replace(entry, backend="tensorrt"), None)
+    graphs = TensorRTGraphs(tmp_path / "bundle", replace(entry, backend="tensorrt"), None, Context())
     bind_all(graphs, "round", 5)
     graphs.enqueue("round", 5, STREAM)
     assert ("context", "round") in trt.calls
@@ -121,7 +150,7 @@ def test_tensorrt_itself_has_no_runtime_cache(tmp_path: Path, trt: FakeTensorRT,
 def test_a_second_start_compiles_nothing(tmp_path: Path, trt: FakeTensorRT, entry: EngineEntry) -> None:
     for start in range(2):
         trt.calls.clear()
-        graphs = TensorRTGraphs(tmp_path / "bundle", entry, cache_of(tmp_path, entry))
+        graphs = TensorRTGraphs(tmp_path / "bundle", entry, cache_of(tmp_path, entry), Context())
         for graph, width in (("round", 5), ("round", 8), ("plain", 1)):
             bind_all(graphs, graph, width)
             graphs.enqueue(graph, width, STREAM)  # type: ignore[arg-type]
@@ -144,7 +173,7 @@ def test_the_cache_of_another_device_engine_or_driver_is_not_used(tmp_path: Path
 def test_a_cache_that_cannot_be_written_is_not_needed(tmp_path: Path, trt: FakeTensorRT, entry: EngineEntry) -> None:
     (tmp_path / "file").touch()
     cache = RuntimeCache(tmp_path / "file" / "cache", entry, "NVIDIA L4", (13, 0))
-    graphs = TensorRTGraphs(tmp_path / "bundle", entry, cache)
+    graphs = TensorRTGraphs(tmp_path / "bundle", entry, cache, Context())
     bind_all(graphs, "round", 5)
     graphs.enqueue("round", 5, STREAM)
     assert trt.calls[-1] == ("execute", "round", 5, STREAM)
@@ -191,7 +220,7 @@ def test_a_width_without_a_profile_is_refused(graphs: TensorRTGraphs) -> None:
 
 def test_the_profile_made_for_a_width_is_preferred(tmp_path: Path, trt: FakeTensorRT, entry: EngineEntry) -> None:
     trt.plans[ROUND].profiles[:] = [(1, 4, 64), (1, 8, 8), (8, 64, 64)]
-    graphs = TensorRTGraphs(tmp_path / "bundle", entry, cache_of(tmp_path, entry))
+    graphs = TensorRTGraphs(tmp_path / "bundle", entry, cache_of(tmp_path, entry), Context())
     for width in (5, 8, 64):
         bind_all(graphs, "round", width)
         graphs.enqueue("round", width, STREAM)
@@ -239,13 +268,13 @@ def test_another_version_of_the_module_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: EngineEntry
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", FakeTensorRT({}, "1.8.0.1"))
-    message = refusal(TensorRTGraphs, tmp_path, entry, None)
+    message = refusal(TensorRTGraphs, tmp_path, entry, None, Context())
     assert "engines/one was built with TensorRT-RTX 1.7.1.116; the module tensorrt_rtx is 1.8.0.1" in message
 
 
 def test_a_missing_module_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: EngineEntry) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    message = refusal(TensorRTGraphs, tmp_path, entry, None)
+    message = refusal(TensorRTGraphs, tmp_path, entry, None, Context())
     assert message.startswith("TensorRT-RTX cannot be loaded: ")
     assert message.endswith("pip install 'forerun[tensorrt-rtx]'")
 
@@ -254,7 +283,7 @@ def test_the_real_library_refuses_garbage_in_its_own_words(tmp_path: Path, entry
     trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     real = replace(entry, library=trt.__version__)
     (tmp_path / "bundle" / entry.folder / "round.engine").write_bytes(b"garbage" * 1000)
-    graphs = TensorRTGraphs(tmp_path / "bundle", real, None)
+    graphs = TensorRTGraphs(tmp_path / "bundle", real, None, Context())
     assert "engines/one/round.engine is refused" in (message := refusal(graphs.bind, "round", 5, "tokens", 0x100))
     assert "deserializeCudaEngine" in message
     graphs.close()
