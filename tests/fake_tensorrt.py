@@ -60,12 +60,16 @@ class FakeTensor:
 
 @dataclass
 class FakePlan:
-    """An engine: its tensors, [(least, best, most)] tokens of its profiles, and the aliases of its outputs."""
+    """An engine: its tensors, [(least, best, most)] tokens of its profiles, and the aliases of its outputs.
+
+    `shapes` are what contexts say of a tensor at a width, where the engine itself says something else.
+    """
 
     tensors: list[FakeTensor]
     profiles: list[tuple[int, int, int]]
     aliases: Mapping[str, str] = field(default_factory=dict)
     name: str = "round"
+    shapes: dict[tuple[str, int], tuple[int, ...]] = field(default_factory=dict)
 
 
 class FakeRuntimeCache:
@@ -125,6 +129,11 @@ class FakeContext:
                 self.trt.calls.append(("compile", self.plan.name, self.width))
                 self.config.cache.content += line
         return self._call("shape", self.plan.name, name, shape)
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        tensor = next(tensor for tensor in self.plan.tensors if tensor.name == name)
+        known = self.plan.shapes.get((name, self.width), tensor.shape)
+        return tuple(self.width if dim < 0 else dim for dim in known)
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address

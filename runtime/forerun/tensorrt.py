@@ -7,6 +7,7 @@ round (`forerun_open_graphs` in forerun.h). Works with tensorrt_rtx and tensorrt
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -83,7 +84,7 @@ class TensorRTGraphs:
         if context is None:
             raise self._refused(f"{graph} was not bound for {width} tokens")
         if not context.ready:
-            self._make_ready(context, width, stream)
+            self._make_ready(context, graph, width, stream)
         if not context.handle.execute_async_v3(stream):
             raise self._refused(f"{context.engine.file} cannot run {width} tokens")
         if not context.ready:
@@ -152,7 +153,7 @@ class TensorRTGraphs:
             found = (
                 engine.handle.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT,
                 engine.handle.get_tensor_dtype(name) == getattr(self._trt.DataType, _DTYPES[dtype]),
-                tuple(engine.handle.get_tensor_shape(name)) == shape,
+                _is_shape(engine.handle.get_tensor_shape(name), shape),
             )
             if found != (is_input, True, True):
                 kind = "input" if is_input else "output"
@@ -172,7 +173,7 @@ class TensorRTGraphs:
             raise self._refused(f"{engine.file} was built for {known} tokens, not for {width}; build the bundle again")
         return min(holding, key=lambda at: (abs(ranges[at][1] - width), at))
 
-    def _make_ready(self, context: _Context, width: int, stream: int) -> None:
+    def _make_ready(self, context: _Context, graph: GraphName, width: int, stream: int) -> None:
         """Profile before shape before addresses: a profile forgets what was set before it."""
         unbound = [name for name in self._names(context.engine) if name not in context.addresses]
         if unbound:
@@ -182,6 +183,10 @@ class TensorRTGraphs:
             raise self._refused(f"{context.engine.file} refuses its profile {context.profile}")
         if not context.handle.set_input_shape(_WIDTH, (1, width)):
             raise self._refused(f"{context.engine.file} refuses {width} tokens")
+        for tensor in self._entry.round if graph == "round" else self._entry.plain:
+            found = tuple(context.handle.get_tensor_shape(tensor.name))
+            if not _is_shape(found, tuple(width if dim < 0 else dim for dim in tensor.shape)):
+                raise self._refused(f"{context.engine.file}: {tensor.name!r} is {list(found)} for {width} tokens")
         for name, address in context.addresses.items():
             if not context.handle.set_tensor_address(name, address):
                 raise self._refused(f"{context.engine.file} refuses the address of {name!r}")
@@ -200,6 +205,12 @@ class TensorRTGraphs:
         said = "; ".join(self._logger.take())
         name = f"{LIBRARY_NAMES[self._entry.backend]} {self._entry.library}"
         return ForerunError("backend error", f"{name}: {what}{f': {said}' if said else ''}")
+
+
+def _is_shape(found: Iterable[int], expected: tuple[int, ...]) -> bool:
+    """Whether the sizes are those; -1 is one that the library does not know yet."""
+    sizes = tuple(found)
+    return len(sizes) == len(expected) and all(a in (b, -1) for a, b in zip(sizes, expected, strict=True))
 
 
 def _import_library(entry: EngineEntry) -> Any:

@@ -244,6 +244,17 @@ def test_an_engine_of_another_interface_is_refused(
         graphs.bind("round", 5, "tokens", 0x100)
 
 
+def test_sizes_that_a_context_knows_first_are_checked_there(graphs: TensorRTGraphs, trt: FakeTensorRT) -> None:
+    unknown = replace(INTERFACE[2], shape=(1, -1))
+    trt.plans[ROUND] = plan_of((*INTERFACE[:2], unknown, INTERFACE[3]), [(5, 5, 5), (8, 8, 8)], "round")
+    trt.plans[ROUND].shapes[("committed", 8)] = (1, 5)
+    trt.plans[ROUND].shapes[("committed", 5)] = (1, 6)
+    for width in (8, 5):
+        bind_all(graphs, "round", width)
+    graphs.enqueue("round", 8, STREAM)
+    assert "engines/one/round.engine: 'committed' is [1, 6] for 5 tokens" in refusal(graphs.enqueue, "round", 5, STREAM)
+
+
 def test_an_engine_that_lacks_a_tensor_is_refused(graphs: TensorRTGraphs, trt: FakeTensorRT) -> None:
     trt.plans[ROUND] = plan_of(INTERFACE[:3], [(5, 5, 5)], "round")
     assert "engines/one/round.engine lacks the tensors target.0.k.out" in refusal(graphs.bind, "round", 5, "tokens", 1)
