@@ -53,6 +53,11 @@ class Choice:
     reason: str
     gpu: Gpu | None = None
 
+    @property
+    def engine(self) -> str | None:
+        """The engine's folder in the bundle; None on the CPU."""
+        return None if self.gpu is None else self.gpu.engine.folder
+
 
 def find_devices(driver: str | None = None) -> Devices:
     """Ask the driver (default: DRIVER). No device is initialized, and a machine without a driver is no error."""

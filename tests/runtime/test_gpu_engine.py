@@ -86,7 +86,7 @@ def test_a_round_is_one_launch_and_one_wait(
 
 def test_the_engine_says_what_it_runs_on(machine: FakeMachine, device_bundle: TableBundle) -> None:
     with forerun.load(device_bundle.path, device="auto") as engine:
-        assert engine.device.device == "cuda:0"
+        assert (engine.device.device, engine.device.engine) == ("cuda:0", FOLDER)
         assert engine.device.reason == f"Fake GPU 0 (8.9) runs {FOLDER}, TensorRT-RTX 1.7.1.116"
         assert (engine.facts.backend, engine.facts.backend_version) == ("tensorrt-rtx", "1.7.1.116")
         assert repr(engine).endswith("tensorrt-rtx on cuda:0>")
@@ -106,7 +106,7 @@ def test_a_second_start_compiles_nothing(machine: FakeMachine, device_bundle: Ta
 def test_auto_falls_back_to_the_cpu_and_says_why(machine: FakeMachine, device_bundle: TableBundle) -> None:
     machine.driver.fake_cuda_reset(13000, 0)
     with forerun.load(device_bundle.path, device="auto", threads=1) as engine:
-        assert engine.device.device == "cpu"
+        assert (engine.device.device, engine.device.engine) == ("cpu", None)
         assert "it finds no device (CUDA error 100)" in engine.device.reason
         assert engine.facts.backend == "onnxruntime"
 
