@@ -102,9 +102,6 @@ class FakeRuntimeConfig:
         self.cache = cache
         return True
 
-    def get_runtime_cache(self) -> FakeRuntimeCache | None:
-        return self.cache
-
 
 class FakeContext:
     def __init__(self, trt: FakeTensorRT, plan: FakePlan, config: FakeRuntimeConfig | None) -> None:

@@ -28,11 +28,12 @@ _KEPT_MESSAGES = 8
 
 @dataclass
 class _Engine:
-    """A deserialized engine, and what its contexts are made with."""
+    """A deserialized engine, and what TensorRT-RTX makes its contexts with: settings, and a cache of kernels."""
 
     file: str
     handle: Any
-    config: Any
+    config: Any = None
+    kernels: Any = None
 
 
 @dataclass
@@ -90,7 +91,7 @@ class TensorRTGraphs:
         if not context.ready:
             context.ready = True
             if self._cache is not None:  # all kernels of this width were compiled by now
-                self._cache.save(graph, context.engine.config.get_runtime_cache())
+                self._cache.save(graph, context.engine.kernels)
 
     def close(self) -> None:
         """Free contexts before engines before the runtime, as the library wants it; again is fine.
@@ -124,24 +125,23 @@ class TensorRTGraphs:
             handle = self._runtime.deserialize_cuda_engine(plan)
         if handle is None:
             raise self._refused(f"{path} is refused; build it again, with the version that is installed")
-        engine = _Engine(f"{self._entry.folder}/{graph}.engine", handle, None)
+        engine = _Engine(f"{self._entry.folder}/{graph}.engine", handle)
         self._check_interface(engine, self._entry.round if graph == "round" else self._entry.plain)
         if self._cache is not None:
-            engine.config = self._configure(handle, self._cache.load(graph))
+            self._configure(engine, self._cache.load(graph))
         self._engines[graph] = engine
         return engine
 
-    def _configure(self, handle: Any, stored: bytes | None) -> Any:
+    def _configure(self, engine: _Engine, stored: bytes | None) -> None:
         """Compile every kernel when a context is made, none within a round, and leave capturing to the core."""
-        config = handle.create_runtime_config()
-        kernels = config.create_runtime_cache()
+        config = engine.config = engine.handle.create_runtime_config()
+        kernels = engine.kernels = config.create_runtime_cache()
         if stored is not None:
             kernels.deserialize(stored)  # False if it belongs to another driver: then everything is compiled again
         if not config.set_runtime_cache(kernels):
             raise self._refused("its runtime cache is refused")
         config.dynamic_shapes_kernel_specialization_strategy = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
         config.cuda_graph_strategy = self._trt.CudaGraphStrategy.DISABLED
-        return config
 
     def _check_interface(self, engine: _Engine, tensors: tuple[Tensor, ...]) -> None:
         """The core takes memory as the manifest says: an engine that reads or writes more would leave its buffers."""
