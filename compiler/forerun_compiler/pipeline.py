@@ -211,7 +211,7 @@ def model_facts(recipe: Recipe, target: Target, drafter: Drafter) -> ModelFacts:
         draft_len=draft_len,
         block_size=drafter.block_size,
         capacity=recipe.capacity,
-        cache_rows=cache_rows(recipe.capacity, max(draft_len + 1, padded), drafter.block_size),
+        cache_rows=cache_rows(recipe.capacity, draft_len, drafter.block_size, padded),
         prefill_chunk=recipe.prefill_chunk,
         taps=drafter.taps,
         eos_token_ids=target.eos_token_ids,
@@ -236,9 +236,10 @@ def _padded_prefill(recipe: Recipe, width: int) -> int:
     return chunk
 
 
-def cache_rows(capacity: int, run_rows: int, block_size: int) -> int:
+def cache_rows(capacity: int, draft_len: int, block_size: int, padded_prefill: int = 0) -> int:
     """Return how many rows a cache needs so that no write of a round that begins within `capacity` leaves it.
 
-    A round writes `run_rows` rows from its position on, padding included, and its block after them.
+    A round writes at most draft_len + 1 rows from its position on, or those of a padded prefill run, and its block
+    after them.
     """
-    return capacity + run_rows + block_size
+    return capacity + max(draft_len + 1, padded_prefill) + block_size

@@ -100,14 +100,14 @@ class _Half:
         node.replace_input_with(index, narrow)
 
     def _widen(self, node: ir.Node) -> None:
+        """Let all that reads a node, graph outputs too, read its output cast to float32, under the old name."""
         (out,) = node.outputs
-        users = out.uses()
-        after = ir.node("Cast", [out], {"to": int(FLOAT)}, outputs=[ir.val(f"{out.name}.wide", FLOAT, out.shape)])
-        after.name = f"{node.name}.widen"
+        wide = ir.val(None, FLOAT, out.shape)
+        out.replace_all_uses_with(wide, replace_graph_outputs=True)
+        name, out.name = out.name, f"{out.name}.{self._name}"
+        wide.name, out.type = name, ir.TensorType(self._dtype)
+        after = ir.node("Cast", [out], {"to": int(FLOAT)}, outputs=[wide], name=f"{node.name}.widen")
         self._graph.insert_after(node, after)
-        out.type = ir.TensorType(self._dtype)
-        for use in users:
-            use.node.replace_input_with(use.idx, after.outputs[0])
 
     def _store(self, weight: ir.Value, where: str) -> ir.Value:
         if weight not in self._stored:
@@ -123,7 +123,7 @@ class _Half:
     def _converted(self, array: Array, where: str) -> Array:
         if self._dtype == ir.DataType.BFLOAT16:
             return array.astype(ml_dtypes.bfloat16)
-        largest = np.finfo(np.float16).max
+        largest = float(np.finfo(np.float16).max)
         if (found := float(np.abs(array).max(initial=0.0))) > largest:
             raise PassError(
                 f"{where}: a weight of {found:g} does not fit into float16, whose largest number is {largest:g}; "

@@ -77,8 +77,10 @@ def _join(emit: Emitter, condition: ir.Value, then: _Branch, otherwise: _Branch,
     ours, theirs = then.pieces(index), otherwise.pieces(index)
     if ours is None or theirs is None or not _alike(*ours, *theirs):
         return emit("Where", condition, then.results[index], otherwise.results[index])
-    pairs = zip(ours[1], theirs[1], strict=True)
-    return emit("Concat", *(_choose(emit, condition, *pair) for pair in pairs), axis=integer(ours[0], "axis"))
+    for pair in zip(ours[1], theirs[1], strict=True):
+        _choose(emit, condition, *pair)
+    # Both Concats read the choices now.
+    return then.results[index]
 
 
 def _alike(ours: ir.Node, our_pieces: list[ir.Value], theirs: ir.Node, their_pieces: list[ir.Value]) -> bool:
@@ -87,11 +89,10 @@ def _alike(ours: ir.Node, our_pieces: list[ir.Value], theirs: ir.Node, their_pie
     return integer(ours, "axis") == integer(theirs, "axis") and None not in shapes[0] and shapes[0] == shapes[1]
 
 
-def _choose(emit: Emitter, condition: ir.Value, ours: ir.Value, theirs: ir.Value) -> ir.Value:
+def _choose(emit: Emitter, condition: ir.Value, ours: ir.Value, theirs: ir.Value) -> None:
     """Append the choice between two pieces; whatever read one of them reads the choice."""
     users = [*ours.uses(), *theirs.uses()]
     chosen = emit("Where", condition, ours, theirs)
     chosen.type, chosen.shape = ours.type, ours.shape
     for use in users:
         use.node.replace_input_with(use.idx, chosen)
-    return chosen

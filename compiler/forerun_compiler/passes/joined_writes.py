@@ -49,12 +49,25 @@ def _rows(emit: Emitter, context_k: ir.Value, block_k: ir.Value, start: ir.Value
     count = block_k.shape[2] if block_k.shape is not None else None
     if not isinstance(count, int):
         raise PassError(f"the rows of the block {block_k.name!r}: expected a known number, found {count}")
-    total = emit("Add", emit("Shape", context_k, start=2, end=3), emit.constant([count]))
+    source, axis = _source(context_k, 2)
+    total = emit("Add", emit("Shape", source, start=axis, end=axis + 1), emit.constant([count]))
     row = emit("Range", emit.constant(0), emit("Squeeze", total), emit.constant(1))
     slot = emit("Sub", row, emit("Sub", position, start))
     in_block = emit("Min", slot, emit.constant([count - 1]))
     before = emit("Less", slot, emit.constant([0]))
     return emit("Where", before, emit("Add", row, emit.constant([count])), in_block)
+
+
+def _source(value: ir.Value, axis: int) -> tuple[ir.Value, int]:
+    """Return a value that has as many rows, before norm and rotation: its size keeps neither of them in the graph."""
+    while (node := value.producer()) is not None and node.op_type in (
+        "Transpose",
+        "RMSNormalization",
+        "RotaryEmbedding",
+    ):
+        axis = permutation(node)[axis] if node.op_type == "Transpose" else axis
+        value = operands(node, 1)[0]
+    return value, axis
 
 
 def join_rows(emit: Emitter, ours: ir.Value, theirs: ir.Value, rows: ir.Value, axis: int) -> ir.Value:

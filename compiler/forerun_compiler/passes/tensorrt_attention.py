@@ -26,8 +26,8 @@ from forerun_compiler.passes.lower_attention import context_write, row_count
 
 MOST_CACHE_ROWS = 20480
 """TensorRT-RTX 1.7 has a kernel for one row a head up to here; with 24576 cache rows the build fails."""
-HEAD_DIMS = range(32, 257)
-"""32 to 256 build, 512 does not."""
+HEAD_DIMS = range(16, 257)
+"""16 to 256 build, 8 and 288 do not."""
 
 
 @dataclass(frozen=True)
