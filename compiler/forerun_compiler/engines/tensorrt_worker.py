@@ -52,11 +52,12 @@ def _answer(request: WorkerRequest, log: TextIO) -> WorkerAnswer:
 
 
 def _peak_memory() -> int:
-    if sys.platform == "win32":
+    """Of this process alone; `getrusage` counts what its parent had when it was started. 0 where there is no /proc."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
         return 0
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def _build(request: WorkerRequest, log: TextIO) -> str:
