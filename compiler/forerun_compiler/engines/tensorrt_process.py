@@ -12,7 +12,8 @@ from forerun_compiler.engines.tensorrt_request import STAGE, WorkerAnswer, Worke
 from forerun_compiler.errors import EngineError, ResourceError
 
 OnProgress = Callable[[str, int, int], None]  # stage, done, total (0 = not known)
-WORKER = (sys.executable, "-m", "forerun_compiler.engines.tensorrt_worker")
+# -P: modules of the folder that the user happens to be in are not imported.
+WORKER = (sys.executable, "-P", "-m", "forerun_compiler.engines.tensorrt_worker")
 _LAST_LINES = 3
 
 

@@ -100,6 +100,16 @@ def test_a_package_that_cannot_be_imported_is_told(tmp_path: Path, monkeypatch: 
         run_worker(replace(request(tmp_path), backend=TENSORRT), tmp_path, lambda *_: None)
 
 
+def test_modules_of_the_present_folder_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "json.py").write_text("raise RuntimeError('not the real one')")
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "tensorrt.py").write_text("raise ImportError('a stand-in')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"), prepend=os.pathsep)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EngineError, match=r"'tensorrt' cannot be imported: a stand-in"):
+        run_worker(replace(request(tmp_path), backend=TENSORRT), tmp_path, lambda *_: None)
+
+
 def test_an_interrupt_ends_the_process(tmp_path: Path) -> None:
     def interrupt(stage: str, done: int, total: int) -> None:
         raise KeyboardInterrupt
