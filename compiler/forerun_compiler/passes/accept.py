@@ -70,7 +70,7 @@ def emit_own_token(emit: Emitter, logits: ir.Value, temperature: ir.Value, unifo
 
     def sampled(branch: Emitter) -> Sequence[ir.Value]:
         p_target = branch("Softmax", branch("Div", logits, temperature), axis=1)
-        return (emit_inverse_cdf(branch, p_target, uniform),)
+        return (emit_inverse_cdf(branch, _as_one_row(p_target, logits), uniform),)
 
     def greedy(branch: Emitter) -> Sequence[ir.Value]:
         return (branch("ArgMax", logits, axis=1, keepdims=0),)
@@ -121,4 +121,11 @@ def _ratio_test(
     # p_target == p_draft up to rounding leaves no residual; such a rejection is itself a rounding error.
     weights = emit("Where", emit("Greater", mass, zero), residual, ours)
     own_uniform = emit("Gather", given.uniform, draft_rows)
-    return n_accepted, emit_inverse_cdf(emit, weights, own_uniform)
+    return n_accepted, emit_inverse_cdf(emit, _as_one_row(weights, given.logits), own_uniform)
+
+
+def _as_one_row(weights: ir.Value, logits: ir.Value) -> ir.Value:
+    """Note on a value that it is [1,V], V as in logits [R,V]."""
+    if logits.shape is not None:
+        weights.type, weights.shape = logits.type, ir.Shape([1, logits.shape[-1]])
+    return weights

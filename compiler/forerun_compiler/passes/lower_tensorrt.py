@@ -28,6 +28,7 @@ from forerun_compiler.passes.quantize_nvfp4 import quantize_nvfp4
 from forerun_compiler.passes.scatter_states import scatter_states
 from forerun_compiler.passes.stack_products import stack_products
 from forerun_compiler.passes.tensorrt_attention import decoding_width, tensorrt_attention
+from forerun_compiler.passes.two_level_draws import two_level_draws
 
 IR_VERSION = 11
 """The first that has initializers of four bits in floating point."""
@@ -41,6 +42,7 @@ def passes_for(dtype: str) -> tuple[Pass, ...]:
         Pass("know the least width", lambda model: least_width(model, decoding_width(model)), must_fire=False),
         Pass("count leading rows", count_leading, must_fire=False),
         Pass("take the first largest", first_largest, must_fire=True),
+        Pass("draw in two levels", two_level_draws, must_fire=False),
         Pass("stack products", stack_products, must_fire=False),
         Pass("lower attention and caches", tensorrt_attention, must_fire=True),
         Pass("lower experts", lower_experts, must_fire=False),
