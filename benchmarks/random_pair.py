@@ -96,6 +96,7 @@ def _target(sizes: Sizes, noise: _Noise) -> Any:
     )
     with no_init_weights():
         model = Qwen3ForCausalLM(config).to(torch.float32).eval()
+    model.tie_weights()
     for parameter in model.parameters():
         if parameter.ndim > 1:  # norms are ones
             noise.fill(parameter)
