@@ -23,7 +23,7 @@ def lower_linear(model: ir.Model) -> int:
     Raises:
         PassError: a weight is not a constant, or a tied one multiplies an input that is not of rank 2 or 3.
     """
-    dense = [node for node in products(model) if Linear.from_node(node).scheme == DENSE]
+    dense = _dense(model)
     for node in dense:
         _, weight = operands(node, 2)
         if any(use.node.op_type == "Gather" for use in weight.uses()):
@@ -32,6 +32,23 @@ def lower_linear(model: ir.Model) -> int:
             _store_transposed(model.graph, node)
     remove_unused(model)
     return len(dense)
+
+
+def lower_linear_as_stored(model: ir.Model) -> int:
+    """Lower every Linear whose scheme is float32, each weight left as it is, [N,K]; return how many there were.
+
+    Raises:
+        PassError: an input is not of rank 2 or 3.
+    """
+    dense = _dense(model)
+    for node in dense:
+        _read_as_stored(model.graph, node)
+    remove_unused(model)
+    return len(dense)
+
+
+def _dense(model: ir.Model) -> list[ir.Node]:
+    return [node for node in products(model) if Linear.from_node(node).scheme == DENSE]
 
 
 def _store_transposed(home: ir.Graph, node: ir.Node) -> None:
@@ -55,7 +72,7 @@ def _read_as_stored(home: ir.Graph, node: ir.Node) -> None:
     """x [1,R,K], w [N,K] becomes Gemm(x [R,K], w, transB) with the batch put back."""
     x, weight = operands(node, 2)
     if x.shape is None or len(x.shape) not in (2, 3):
-        raise PassError(f"node {node.name!r}: expected an input of rank 2 or 3 for a tied weight, found {x.shape}")
+        raise PassError(f"node {node.name!r}: expected an input of rank 2 or 3 for a weight [N,K], found {x.shape}")
     assert isinstance(node.graph, ir.Graph)
     emit = Emitter(node.graph, f"{node.outputs[0].name}.", constants=home, before=node)
     flat = x if len(x.shape) == 2 else emit("Squeeze", x, emit.constant([0]))

@@ -19,7 +19,7 @@ from forerun_compiler.passes.first_largest import first_largest
 from forerun_compiler.passes.flatten_branches import flatten_branches
 from forerun_compiler.passes.least_width import least_width
 from forerun_compiler.passes.lower_experts import lower_experts
-from forerun_compiler.passes.lower_linear import lower_linear
+from forerun_compiler.passes.lower_linear import lower_linear, lower_linear_as_stored
 from forerun_compiler.passes.lower_ort import Pass, run_pass
 from forerun_compiler.passes.quantize_fp8 import quantize_fp8
 from forerun_compiler.passes.quantize_int4 import quantize_int4
@@ -28,6 +28,7 @@ from forerun_compiler.passes.quantize_nvfp4 import quantize_nvfp4
 from forerun_compiler.passes.scatter_states import scatter_states
 from forerun_compiler.passes.stack_products import stack_products
 from forerun_compiler.passes.tensorrt_attention import decoding_width, tensorrt_attention
+from forerun_compiler.passes.turn_codes import turn_codes
 from forerun_compiler.passes.two_level_draws import two_level_draws
 
 IR_VERSION = 11
@@ -51,11 +52,21 @@ def passes_for(dtype: str) -> tuple[Pass, ...]:
         Pass("quantize nvfp4", lambda model: quantize_nvfp4(model, "standard"), must_fire=False),
         Pass("quantize int8-static", quantize_int8_static, must_fire=False),
         Pass("quantize int4", lambda model: quantize_int4(model, "standard"), must_fire=False),
+        Pass("turn codes", _codes_of_one_row, must_fire=False),
         # All layers but a drafter's `fc` may be quantized.
-        Pass("lower dense products", lower_linear, must_fire=False),
+        Pass("lower dense products", _dense_products, must_fire=False),
         Pass("scatter states", scatter_states, must_fire=False),
         Pass("add feedback", add_feedback, must_fire=True),
     )
+
+
+def _codes_of_one_row(model: ir.Model) -> int:
+    return turn_codes(model) if decoding_width(model) == 1 else 0
+
+
+def _dense_products(model: ir.Model) -> int:
+    """Plain decoding multiplies one row, for which TensorRT reads [N,K]; of another form it would store both."""
+    return lower_linear_as_stored(model) if decoding_width(model) == 1 else lower_linear(model)
 
 
 def lower_tensorrt(model: ir.Model, passes: tuple[Pass, ...]) -> dict[str, int]:
