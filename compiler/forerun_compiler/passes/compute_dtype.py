@@ -39,17 +39,20 @@ def compute_dtype(model: ir.Model, dtype: str) -> int:
         return 0
     half = _Half(model.graph, dtype)
     products = [node for node in find_nodes(model.graph, Linear.OP_TYPE, DOMAIN) if _multiplies_floats(node)]
-    tables = [node for node in find_nodes(model.graph, "Gather") if _is_table(operands(node, 1)[0])]
+    tables = [node for node in find_nodes(model.graph, "Gather") if _is_float(operands(node, 1)[0], rank=2)]
     for node in tables:
         half.read_table(node)
     for node in products:
         half.multiply(node)
+    experts = [node for node in find_nodes(model.graph, "MatMul") if _is_float(operands(node, 2)[1], rank=3)]
+    for node in experts:
+        half.multiply_experts(node)
     writes, attentions = find_nodes(model.graph, "TensorScatter"), find_nodes(model.graph, "Attention")
     for node in writes:
         half.write_cache(node)
     for node in attentions:
         half.attend(node)
-    return len(tables) + len(products) + len(writes) + len(attentions)
+    return len(tables) + len(products) + len(experts) + len(writes) + len(attentions)
 
 
 def _multiplies_floats(node: ir.Node) -> bool:
@@ -57,8 +60,9 @@ def _multiplies_floats(node: ir.Node) -> bool:
     return SCHEMES[linear.scheme].activations in FLOATS and linear.layer not in FLOAT32_LAYERS
 
 
-def _is_table(value: ir.Value) -> bool:
-    return value.const_value is not None and value.dtype == FLOAT and len(value.const_value.shape) == 2
+def _is_float(value: ir.Value, rank: int) -> bool:
+    """Whether a value is a float32 constant of this rank."""
+    return value.const_value is not None and value.dtype == FLOAT and len(value.const_value.shape) == rank
 
 
 class _Half:
@@ -78,6 +82,13 @@ class _Half:
         self._narrow(node, 0)
         if linear.scheme == DENSE:
             node.replace_input_with(1, self._store(operands(node, 2)[1], f"layer {linear.layer}"))
+        self._widen(node)
+
+    def multiply_experts(self, node: ir.Node) -> None:
+        """Multiply with the weights of all experts, [X,K,N]; they have no layer's name any more."""
+        weight = operands(node, 2)[1]
+        self._narrow(node, 0)
+        node.replace_input_with(1, self._store(weight, f"the experts' weight {weight.name}"))
         self._widen(node)
 
     def write_cache(self, node: ir.Node) -> None:

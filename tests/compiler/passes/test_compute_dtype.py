@@ -9,12 +9,13 @@ import pytest
 
 from forerun_compiler.dialect import DOMAIN, Linear
 from forerun_compiler.errors import PassError
+from forerun_compiler.graph import remove_unused
 from forerun_compiler.passes.compute_dtype import compute_dtype
 from forerun_compiler.passes.lower_linear import lower_linear
 from forerun_compiler.passes.quantize_int4 import quantize_int4
 from forerun_compiler.passes.quantize_nvfp4 import quantize_nvfp4
 from hand_graphs import FLOAT, INT, constant, make_model, node, op_types, run
-from linear_graphs import Array, close, random_inputs, random_weight, two_products
+from linear_graphs import RNG, Array, close, random_inputs, random_weight, two_products
 
 TOLERANCE = {"float16": 2e-3, "bfloat16": 1.5e-2}
 """Of the largest output: three roundings to 11 or 8 bits, sums in float32."""
@@ -79,6 +80,17 @@ def test_weights_are_rounded_once_for_all_their_products(dtype: str) -> None:
         feeds = random_inputs()
         wanted = {"p": feeds["a"] @ weight.T, "q": feeds["b"] @ weight.T}
         close(run(model, feeds), wanted, TOLERANCE[dtype])
+
+
+def test_experts_multiply_in_the_dtype() -> None:
+    weight = RNG.standard_normal((3, 64, 8)).astype(np.float32)
+    x = ir.val("x", FLOAT, [1, "T", 64])
+    product = node("MatMul", [x, constant("experts", weight)], ("y", [3, "T", 8]))
+    model, given = make_model([x], [product], product.outputs), RNG.standard_normal((1, 5, 64)).astype(np.float32)
+    assert compute_dtype(model, "float16") == 1
+    remove_unused(model)
+    assert [value.dtype for value in model.graph.initializers.values()] == [ir.DataType.FLOAT16]
+    close(run(model, {"x": given}), {"y": given @ weight}, TOLERANCE["float16"])
 
 
 def test_float32_changes_nothing() -> None:
