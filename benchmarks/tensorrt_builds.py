@@ -1,6 +1,6 @@
 """What building TensorRT engines takes: time, memory and disk over weight bytes, for random weights at a model's sizes.
 
-    python benchmarks/tensorrt_builds.py                                       # Qwen3-0.6B's sizes in float16
+    python benchmarks/tensorrt_builds.py --graph round                         # Qwen3-0.6B's sizes in float16
     python benchmarks/tensorrt_builds.py --size quarter --size qwen3-0.6b \\
         --precision float16 --precision fp8 --precision nvfp4 --write
 
@@ -33,6 +33,7 @@ from forerun_compiler.resources import GIB
 from forerun_compiler.schemes import DENSE, TENSORRT_RTX
 
 PRECISIONS = {"float16": (DENSE, ("8.9", "12.0")), "fp8": ("fp8", ("8.9", "12.0")), "nvfp4": ("nvfp4", ("12.0",))}
+GRAPHS = ("round", "plain")
 RANGE = 8.0
 """Of every layer's input; random weights need no calibration."""
 
@@ -79,22 +80,30 @@ class Clock:
         self._shown(stage, done, total)
 
 
-def measure(size: str, linked: LinkedGraphs, precision: str, folder: Path, shown: StageProgress) -> Iterator[Row]:
-    """Lower, write and build both graphs of a linked pair at a precision."""
+def measure(
+    size: str,
+    linked: LinkedGraphs,
+    precision: str,
+    folder: Path,
+    shown: StageProgress,
+    names: Sequence[str] = GRAPHS,
+) -> Iterator[Row]:
+    """Lower both graphs of a linked pair at a precision, then write and build those that are named."""
     scheme, capabilities = PRECISIONS[precision]
     begun = time.perf_counter()
     engine = EngineTarget(TENSORRT_RTX, "cuda", compute_capability=capabilities, dtype="float16")
     choice = Precision(scheme, scheme, scheme, scheme)
     graphs = lower_linked(linked, choice, engine, shown, set_ranges=_set_range)
-    models = {"round": graphs.round, "plain": graphs.plain}
+    lowered_graphs = {"round": graphs.round, "plain": graphs.plain}
+    models = {name: lowered_graphs[name] for name in names}
     weights = {name: _weights(model) for name, model in models.items()}
     write_for_tensorrt(models, folder)
     lowered = time.perf_counter() - begun
-    del graphs, models
+    del graphs, lowered_graphs, models
     widths = {"round": linked.facts.draft_len + 1, "plain": 1}
     clock = Clock(shown)
     builds = tuple(
-        GraphBuild(name, folder / f"{name}.onnx", (width, linked.facts.prefill_chunk)) for name, width in widths.items()
+        GraphBuild(name, folder / f"{name}.onnx", (widths[name], linked.facts.prefill_chunk)) for name in names
     )
     built = build_engines(EngineRequest(TENSORRT_RTX, capabilities, builds), folder, clock)
     clock("done")
@@ -159,6 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, action="append", help="sizes of a model; may be given again")
     parser.add_argument("--precision", choices=PRECISIONS, action="append", help="may be given again")
+    parser.add_argument("--graph", choices=GRAPHS, action="append", help="may be given again")
     parser.add_argument("--write", action="store_true", help="write the table to benchmarks/results")
     asked = parser.parse_args()
     sizes, precisions = asked.size or ["qwen3-0.6b"], asked.precision or ["float16"]
@@ -172,7 +182,7 @@ def main() -> None:
                 linked_seconds[size] = time.perf_counter() - begun
                 for precision in precisions:
                     with tempfile.TemporaryDirectory(prefix="forerun-builds-") as folder:
-                        rows += measure(size, linked, precision, Path(folder), shown)
+                        rows += measure(size, linked, precision, Path(folder), shown, asked.graph or GRAPHS)
     except ForerunError as error:
         sys.exit(f"error: {error}")
     command = f"python benchmarks/tensorrt_builds.py {' '.join(sys.argv[1:])}".strip()
