@@ -5,13 +5,19 @@ BIN := $(VENV)/bin
 # What the installed package is made of: a change here reinstalls it.
 SOURCES := $(shell find compiler runtime -type f -not -name '*.so' -not -path '*__pycache__*') CMakeLists.txt pyproject.toml
 
-.PHONY: demo test check lint sanitize format clean
+.PHONY: demo engines test check lint sanitize format clean
 
 # Builds the demo bundle, streams one continuation, and compares with plain decoding on held-out prompts.
 demo: $(VENV)/.installed
 	$(BIN)/build-engine build recipes/demo.yaml -o artifacts/demo
 	$(BIN)/build-engine run artifacts/demo --compare --prompt - < recipes/demo/prompt.txt
 	$(BIN)/build-engine bench artifacts/demo
+
+# Builds engines for NVIDIA GPUs without one: the demo's, and the round of a target with the sizes of Qwen3-0.6B.
+engines: $(VENV)/.installed
+	$(BIN)/build-engine build recipes/demo-tensorrt.yaml -o artifacts/demo-tensorrt
+	$(BIN)/build-engine inspect artifacts/demo-tensorrt --check
+	$(BIN)/python benchmarks/tensorrt_builds.py --size qwen3-0.6b --graph round --precision float16
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest

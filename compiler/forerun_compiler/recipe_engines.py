@@ -13,8 +13,8 @@ from forerun_compiler.schemes import ONNXRUNTIME, TENSORRT, TENSORRT_RTX
 DEVICES = {ONNXRUNTIME: ("cpu",), TENSORRT_RTX: ("cuda",), TENSORRT: ("cuda",)}
 """By backend."""
 KERNELS = ("forerun", "stock")
-COMPUTE_TYPES: tuple[ComputeType, ...] = ("float16", "bfloat16", "float32")
-"""Of a GPU; the first is the default."""
+COMPUTE_TYPES: tuple[ComputeType, ...] = ("float16", "bfloat16")
+"""Of a GPU; the first is the default. TensorRT has no attention in float32 for a chunk of a prompt."""
 _COMMON = ("backend", "device")
 _KEYS = {
     ONNXRUNTIME: ("kernels", "emulate"),

@@ -177,7 +177,7 @@ def test_a_small_capacity_bounds_the_default_chunk(tmp_path: Path) -> None:
             "capacity: 256",
             "engines:\n- {backend: tensorrt, dtype: int8}",
             8,
-            "engines[0].dtype: 'int8' does not exist in this version; choose one of: float16, bfloat16, float32",
+            "engines[0].dtype: 'int8' does not exist in this version; choose one of: float16, bfloat16",
         ),
         (
             "capacity: 256",

@@ -53,6 +53,7 @@ class TargetProbe:
         feeds = {
             "tokens": np.array([tokens], np.int64),
             "n_known": np.array([n_known], np.int64),
+            "n_draft": np.array([len(tokens) - n_known], np.int64),
             "position": np.array([position], np.int64),
         }
         binding = self._session.io_binding()

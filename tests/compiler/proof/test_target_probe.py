@@ -101,7 +101,13 @@ def test_the_drafter_is_gone(bundle: tuple[Path, Manifest]) -> None:
     folder, manifest = bundle
     session = TargetProbe(folder, manifest, "round", 1)._session
     names = {value.name for value in session.get_inputs()}
-    assert names == {"tokens", "n_known", "position", *(f"target.{i}.{kind}" for i in range(3) for kind in "kv")}
+    assert names == {
+        "tokens",
+        "n_known",
+        "n_draft",
+        "position",
+        *(f"target.{i}.{kind}" for i in range(3) for kind in "kv"),
+    }
     assert [value.name for value in session.get_outputs()][-1] == LOGITS
 
 
