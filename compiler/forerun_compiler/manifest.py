@@ -130,7 +130,8 @@ class Precision(_Strict):
 class PlanSummary(_Strict):
     """What a built engine runs while decoding, as read from it.
 
-    `kernels` counts launches, `products` matrix products by their operands ("fp8", "float16 x int4"). `device_memory` are bytes beside weights and states; `capturable`: a CUDA graph can hold a run of it.
+    `kernels` counts launches, `products` matrix products by their operands ("fp8", "float16 x int4"). `device_memory`
+    are bytes beside weights and states; `capturable`: a CUDA graph can hold a run of it.
     """
 
     kernels: int
