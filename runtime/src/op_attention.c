@@ -91,9 +91,15 @@ static OrtStatus *run_parts(const fr_op_attention *self, OrtKernelContext *conte
     return NULL;
 }
 
+enum { OUT, K_OUT, V_OUT, OUTPUTS };
+
+size_t fr_op_attention_outputs(const OrtCustomOp *op) {
+    (void)op;
+    return OUTPUTS;
+}
+
 OrtStatus *fr_op_attention_run(const fr_op_attention *self, OrtKernelContext *context, const fr_op_attention_inputs *in,
                                fr_attention *job) {
-    enum { OUT, K_OUT, V_OUT, OUTPUTS };
     const int64_t out[] = {1, in->qkv->sizes[1], (int64_t)(job->heads * job->dim)};
     const int64_t *const sizes[OUTPUTS] = {out, in->k_cache->sizes, in->v_cache->sizes};
     float **const targets[OUTPUTS] = {&job->out, &job->k_cache, &job->v_cache};

@@ -44,6 +44,9 @@ int fr_op_attention_is(const fr_op_tensor *it, size_t rank, const int64_t *sizes
 /* Checks the inputs against the attributes and fills all of `job` but the context and the outputs. */
 OrtStatus *fr_op_attention_take(const fr_op_attention *self, const fr_op_attention_inputs *in, fr_attention *job);
 
+/* How many outputs these operators have. */
+size_t fr_op_attention_outputs(const OrtCustomOp *op);
+
 /* Takes the outputs out [1, T, H * D], k_cache' and v_cache' and computes them. */
 OrtStatus *fr_op_attention_run(const fr_op_attention *self, OrtKernelContext *context, const fr_op_attention_inputs *in,
                                fr_attention *job);

@@ -5,7 +5,6 @@
 static const char NAME[] = "BlockAttention";
 
 enum { QKV, CONTEXT_K, CONTEXT_V, K_CACHE, V_CACHE, START, POSITION, Q_NORM, K_NORM, COS, SIN, INPUTS };
-enum { OUT, K_OUT, V_OUT, OUTPUTS };
 
 /* `job` has the block's position, which is not negative. */
 static OrtStatus *take_context(const fr_op_attention *self, const fr_op_tensor *of, fr_attention *job) {
@@ -78,18 +77,13 @@ static int is_optional(const OrtCustomOp *op, size_t index) {
     return index >= Q_NORM;
 }
 
-static size_t count_outputs(const OrtCustomOp *op) {
-    (void)op;
-    return OUTPUTS;
-}
-
 const OrtCustomOp fr_op_block_attention = {.version = ORT_API_VERSION_USED,
                                            .GetName = get_name,
                                            .GetExecutionProviderType = fr_op_provider,
                                            .GetInputType = get_input_type,
                                            .GetInputTypeCount = count_inputs,
                                            .GetOutputType = fr_op_float,
-                                           .GetOutputTypeCount = count_outputs,
+                                           .GetOutputTypeCount = fr_op_attention_outputs,
                                            .KernelDestroy = fr_op_attention_destroy,
                                            .GetInputCharacteristic = is_optional,
                                            .GetOutputCharacteristic = fr_op_required,

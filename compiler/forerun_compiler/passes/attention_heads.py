@@ -6,14 +6,17 @@ is what says whether those steps are exactly what the operators do to their rows
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from forerun_compiler.graph import constant_array, constant_scalar, integer, number, permutation, producer
+from forerun_compiler import dialect
+from forerun_compiler.graph import constant_array, constant_scalar, integer, number, permutation, producer, replace_node
 from forerun_compiler.passes.emitter import Emitter, operands
-from forerun_compiler.passes.row_layout import SWAP
+from forerun_compiler.passes.quantize_int8 import OPERATORS
+from forerun_compiler.passes.row_layout import SWAP, publish_rows
 
 HEAD_DIM_MULTIPLE, MAX_HEAD_DIM = 16, 256
 """The head dims that the operators take."""
@@ -77,6 +80,33 @@ def projected(node: ir.Node) -> Projected | None:
     ):
         return None
     return Projected(query, key, value, (size_of(q, 1), size_of(k, 1), size_of(q, 3)))
+
+
+def replace_attention(
+    node: ir.Node, emit: Emitter, op_type: str, found: Projected, states: Sequence[ir.Value], **mask: int
+) -> None:
+    """Replace a CachedAttention by an operator of ours: the stacked rows, `states`, then norms and tables.
+
+    `mask` are the operator's attributes beside those that all of them have.
+    """
+    attributes = dialect.CachedAttention.from_node(node)
+    heads, kv_heads, head_dim = found.sizes
+    out, *caches = emit.many(
+        op_type,
+        3,
+        side_by_side(emit, [each.rows for each in (found.query, found.key, found.value)]),
+        *states,
+        *found.norms_and_tables,
+        domain=OPERATORS,
+        num_heads=heads,
+        kv_num_heads=kv_heads,
+        head_dim=head_dim,
+        scale=attributes.scale,
+        epsilon=found.epsilon,
+        softcap=attributes.softcap,
+        **mask,
+    )
+    replace_node(node, [], [publish_rows(emit, node.outputs[0], out, heads, head_dim), *caches])
 
 
 def keys_values(k: ir.Value, v: ir.Value) -> tuple[Heads | None, Heads | None]:

@@ -13,11 +13,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from forerun_compiler import dialect
-from forerun_compiler.graph import find_nodes, replace_node
-from forerun_compiler.passes.attention_heads import projected, side_by_side
+from forerun_compiler.graph import find_nodes
+from forerun_compiler.passes.attention_heads import projected, replace_attention
 from forerun_compiler.passes.emitter import Emitter, operands
-from forerun_compiler.passes.quantize_int8 import OPERATORS
-from forerun_compiler.passes.row_layout import publish_rows
 
 
 def own_attention(model: ir.Model) -> int:
@@ -32,22 +30,6 @@ def _replace(graph: ir.Graph, node: ir.Node, prefix: str) -> bool:
     if found is None:
         return False
     emit = Emitter(graph, prefix, before=node)
-    heads, kv_heads, head_dim = found.sizes
-    out, *caches = emit.many(
-        dialect.CachedAttention.OP_TYPE,
-        3,
-        side_by_side(emit, [each.rows for each in (found.query, found.key, found.value)]),
-        *operands(node, 6)[3:],
-        *found.norms_and_tables,
-        domain=OPERATORS,
-        num_heads=heads,
-        kv_num_heads=kv_heads,
-        head_dim=head_dim,
-        scale=attributes.scale,
-        epsilon=found.epsilon,
-        window=attributes.window,
-        softcap=attributes.softcap,
-        causal=1,
-    )
-    replace_node(node, [], [publish_rows(emit, node.outputs[0], out, heads, head_dim), *caches])
+    states = operands(node, 6)[3:]
+    replace_attention(node, emit, dialect.CachedAttention.OP_TYPE, found, states, window=attributes.window, causal=1)
     return True

@@ -14,20 +14,18 @@ import numpy as np
 import onnx_ir as ir
 
 from forerun_compiler import dialect
-from forerun_compiler.graph import constant_array, find_nodes, replace_node
+from forerun_compiler.graph import constant_array, find_nodes
 from forerun_compiler.passes.attention_heads import (
     Heads,
     Projected,
     counts_from,
     keys_values,
     projected,
-    side_by_side,
+    replace_attention,
     size_of,
 )
 from forerun_compiler.passes.emitter import Emitter, operands
 from forerun_compiler.passes.lower_attention import context_write
-from forerun_compiler.passes.quantize_int8 import OPERATORS
-from forerun_compiler.passes.row_layout import publish_rows
 
 OP_TYPE = "BlockAttention"
 
@@ -49,22 +47,8 @@ def _replace(graph: ir.Graph, node: ir.Node, prefix: str) -> bool:
         return False
     _, _, k_cache, v_cache, start = operands(write, 5)
     emit = Emitter(graph, prefix, before=node)
-    heads, kv_heads, head_dim = found.sizes
-    out, *caches = emit.many(
-        OP_TYPE,
-        3,
-        side_by_side(emit, [each.rows for each in (found.query, found.key, found.value)]),
-        *(*context, k_cache, v_cache, start, operands(node, 6)[5]),
-        *found.norms_and_tables,
-        domain=OPERATORS,
-        num_heads=heads,
-        kv_num_heads=kv_heads,
-        head_dim=head_dim,
-        scale=attributes.scale,
-        epsilon=found.epsilon,
-        softcap=attributes.softcap,
-    )
-    replace_node(node, [], [publish_rows(emit, node.outputs[0], out, heads, head_dim), *caches])
+    states = (*context, k_cache, v_cache, start, operands(node, 6)[5])
+    replace_attention(node, emit, OP_TYPE, found, states)
     graph.remove(write, safe=True)
     return True
 
