@@ -29,8 +29,9 @@ from forerun_compiler.drafters import load_drafter
 from forerun_compiler.engines import onnxruntime as engine
 from forerun_compiler.manifest import EngineTarget
 from forerun_compiler.passes.link_round import Parts, link_plain, link_round
-from forerun_compiler.passes.lower_ort import Pass, lower_ort, passes_for
+from forerun_compiler.passes.lower_ort import lower_ort, passes_for
 from forerun_compiler.passes.name_products import name_products
+from forerun_compiler.passes.ordered_passes import Pass
 from forerun_compiler.passes.share_weights import share_weights
 from forerun_compiler.target import load_target, trace_target
 

@@ -5,14 +5,8 @@ Every choice here was measured: `benchmarks/formulations.py`, results in `benchm
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import onnx_ir as ir
 
-from forerun_compiler import dialect
-from forerun_compiler.errors import PassError
-from forerun_compiler.graph import check_graph, remove_unused
 from forerun_compiler.manifest import EngineTarget
 from forerun_compiler.passes.emulate_fp8 import emulate_fp8
 from forerun_compiler.passes.emulate_nvfp4 import emulate_nvfp4
@@ -23,22 +17,13 @@ from forerun_compiler.passes.fuse_recurrence import fuse_recurrence
 from forerun_compiler.passes.lower_attention import lower_attention
 from forerun_compiler.passes.lower_experts import lower_experts
 from forerun_compiler.passes.lower_linear import lower_linear
+from forerun_compiler.passes.ordered_passes import Pass, run_passes
 from forerun_compiler.passes.own_attention import own_attention
 from forerun_compiler.passes.own_block_attention import own_block_attention
 from forerun_compiler.passes.quantize_int4 import quantize_int4
 from forerun_compiler.passes.quantize_int8 import Form, quantize_int8
 from forerun_compiler.passes.quantize_int8_static import quantize_int8_static
 from forerun_compiler.passes.stack_products import stack_products
-
-
-@dataclass(frozen=True)
-class Pass:
-    """A rewrite in place that returns how often it fired; one that must fire and does not is an error."""
-
-    name: str
-    run: Callable[[ir.Model], int]
-    must_fire: bool
-
 
 # What stands between two int8 products. A gate before an addend: a product with an addend takes no gate.
 _INTO_PRODUCTS = (
@@ -83,23 +68,4 @@ def lower_ort(model: ir.Model, passes: tuple[Pass, ...] = PASSES) -> dict[str, i
     Raises:
         PassError: a pass that must fire changed nothing, or an op of the dialect is left.
     """
-    fired = {}
-    for step in passes:
-        fired[step.name] = run_pass(step, model)
-    if left := sorted({node.op_type for node in model.graph.all_nodes() if node.domain == dialect.DOMAIN}):
-        raise PassError(f"lowering {model.graph.name!r} for ONNX Runtime left {', '.join(left)} of the dialect")
-    model.graph.opset_imports.pop(dialect.DOMAIN, None)
-    return fired
-
-
-def run_pass(step: Pass, model: ir.Model) -> int:
-    """Run one pass, drop what nothing needs any more, and check the graph."""
-    count = step.run(model)
-    if step.must_fire and not count:
-        raise PassError(
-            f"pass {step.name!r} found nothing to rewrite in {model.graph.name!r}, which it must: "
-            "the graph is not of the form that the trace gives"
-        )
-    remove_unused(model)
-    check_graph(model, step.name)
-    return count
+    return run_passes(model, passes, "ONNX Runtime")

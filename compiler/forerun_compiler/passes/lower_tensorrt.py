@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from forerun_compiler import dialect
-from forerun_compiler.errors import PassError
 from forerun_compiler.passes.compute_dtype import compute_dtype
 from forerun_compiler.passes.count_leading import count_leading
 from forerun_compiler.passes.feedback import add_feedback
@@ -20,7 +18,7 @@ from forerun_compiler.passes.flatten_branches import flatten_branches
 from forerun_compiler.passes.least_width import least_width
 from forerun_compiler.passes.lower_experts import lower_experts
 from forerun_compiler.passes.lower_linear import lower_linear, lower_linear_as_stored
-from forerun_compiler.passes.lower_ort import Pass, run_pass
+from forerun_compiler.passes.ordered_passes import Pass, run_passes
 from forerun_compiler.passes.quantize_fp8 import quantize_fp8
 from forerun_compiler.passes.quantize_int4 import quantize_int4
 from forerun_compiler.passes.quantize_int8_static import quantize_int8_static
@@ -77,10 +75,4 @@ def lower_tensorrt(model: ir.Model, passes: tuple[Pass, ...]) -> dict[str, int]:
             cannot run.
     """
     model.ir_version = IR_VERSION
-    fired = {}
-    for step in passes:
-        fired[step.name] = run_pass(step, model)
-    if left := sorted({node.op_type for node in model.graph.all_nodes() if node.domain == dialect.DOMAIN}):
-        raise PassError(f"lowering {model.graph.name!r} for TensorRT left {', '.join(left)} of the dialect")
-    model.graph.opset_imports.pop(dialect.DOMAIN, None)
-    return fired
+    return run_passes(model, passes, "TensorRT")

@@ -12,7 +12,8 @@ import pytest
 from forerun_compiler import dialect
 from forerun_compiler.errors import PassError
 from forerun_compiler.passes.lower_attention import lower_attention
-from forerun_compiler.passes.lower_ort import Pass, lower_ort
+from forerun_compiler.passes.lower_ort import lower_ort
+from forerun_compiler.passes.ordered_passes import Pass
 from hand_graphs import FLOAT, INT, constant, make_model, node, op_types, session
 
 H, G, D, C, S = 4, 2, 16, 40, 5

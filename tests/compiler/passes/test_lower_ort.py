@@ -8,7 +8,8 @@ import pytest
 from forerun_compiler import dialect
 from forerun_compiler.errors import PassError
 from forerun_compiler.manifest import EngineTarget
-from forerun_compiler.passes.lower_ort import PASSES, Pass, lower_ort, passes_for
+from forerun_compiler.passes.lower_ort import PASSES, lower_ort, passes_for
+from forerun_compiler.passes.ordered_passes import Pass
 from hand_graphs import FLOAT, make_model, node
 
 

@@ -16,9 +16,9 @@ from forerun_compiler.errors import PassError, RecipeError
 from forerun_compiler.graph import remove_unused
 from forerun_compiler.manifest import EngineTarget, Precision
 from forerun_compiler.passes.flatten_branches import flatten_branches
-from forerun_compiler.passes.lower_ort import Pass
 from forerun_compiler.passes.lower_tensorrt import lower_tensorrt, passes_for
 from forerun_compiler.passes.name_products import products
+from forerun_compiler.passes.ordered_passes import Pass
 from forerun_compiler.schemes import TENSORRT_RTX
 from hand_graphs import FLOAT, make_model, node, session
 from ort_rounds import uniforms

@@ -9,7 +9,8 @@ from test_lower_attention import Array, random_states, random_tokens, run_in_pla
 
 from forerun_compiler import dialect
 from forerun_compiler.errors import PassError
-from forerun_compiler.passes.lower_ort import Pass, lower_ort
+from forerun_compiler.passes.lower_ort import lower_ort
+from forerun_compiler.passes.ordered_passes import Pass
 from forerun_compiler.passes.tensorrt_attention import tensorrt_attention
 from hand_graphs import FLOAT, INT, constant, make_model, node, op_types, session
 
