@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from forerun_compiler.bundle import Manifest, add_files, check_bundle
+from forerun_compiler.bundle import Manifest, add_files, check_bundle, read_manifest
 from forerun_compiler.device_engines import build_device_engine, check_device_engine, present_device
 from forerun_compiler.errors import EngineError
 from forerun_compiler.manifest import BuiltEngine, EngineTarget
@@ -43,8 +43,10 @@ def add_engines(bundle: Path, targets: Sequence[str], on_progress: OnProgress) -
                 entries = _entered(entries, asked, added[-1])
         return add_files(bundle, [built.folder for built in added], tuple(entries))
     except BaseException:
+        listed = read_manifest(bundle).files  # an interrupt may come when the manifest has them already
         for built in added:
-            shutil.rmtree(bundle / built.folder, ignore_errors=True)
+            if not any(name.startswith(f"{built.folder}/") for name in listed):
+                shutil.rmtree(bundle / built.folder, ignore_errors=True)
         raise
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -14,7 +15,7 @@ import tiny_pairs
 from forerun_compiler import cli, report
 from forerun_compiler.add_engines import add_engines
 from forerun_compiler.build import check_devices, write_compiled
-from forerun_compiler.bundle import Manifest, check_bundle
+from forerun_compiler.bundle import Manifest, add_files, check_bundle
 from forerun_compiler.compilation import calibrate_linked, compile_linked
 from forerun_compiler.errors import BundleError, EngineError
 from forerun_compiler.manifest import EngineTarget, Precision
@@ -111,6 +112,17 @@ def test_a_failure_leaves_the_bundle_as_it_was(bundle: Path) -> None:
         add_engines(bundle, ["8.6", "5.0"], lambda *_: None)
     assert (bundle / "manifest.json").read_bytes() == before
     assert not (bundle / "engines/float16/tensorrt-rtx-sm86").exists()
+
+
+def test_an_interrupt_behind_the_last_write_loses_nothing(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: Any) -> Manifest:
+        add_files(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("forerun_compiler.add_engines.add_files", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        add_engines(bundle, ["8.6"], lambda *_: None)
+    assert check_bundle(bundle).engines[1].compute_capability == ("8.9", "12.0", "8.6")
 
 
 def test_a_damaged_graph_is_not_built_from(bundle: Path) -> None:
