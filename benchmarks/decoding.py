@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from forerun_compiler.measure import Engine
+from forerun_compiler.on_progress import OnProgress
 
-OnProgress = Callable[[str, int, int], None]  # stage, done, total
 WAYS = ("plain", "speculative")
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from forerun_compiler.manifest import GraphInterface, ModelFacts, TensorInterface
+from forerun_compiler.on_progress import OnProgress
 
 Arrays = dict[str, Any]
-OnProgress = Callable[[str, int, int], None]  # stage, done, total
 PAUSE_S = 0.01
 """Before a block: the threads of the session that ran last spin on for a while, and would take this one's cores."""
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import inflate
-from in_turn import OnProgress
 from scheme_recipes import CANDIDATES, Candidate, PairFiles, recipe_text
 
 from forerun_compiler.build import write_compiled
@@ -17,6 +16,7 @@ from forerun_compiler.bundle import Manifest, check_bundle
 from forerun_compiler.compilation import RecipeCompiler
 from forerun_compiler.drafters.dspark_checkpoint import parse_config
 from forerun_compiler.errors import BundleError, ResourceError
+from forerun_compiler.on_progress import OnProgress
 from forerun_compiler.precision_map import read_precision_map
 from forerun_compiler.prompts import FILE_NAME, read_prompts
 from forerun_compiler.recipe import load_recipe

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from decoding import Decoded, decode_in_turn
-from in_turn import Blocks, OnProgress, bind_graph, cached_tokens, feed_widths, make_states, time_in_turn
+from in_turn import Blocks, bind_graph, cached_tokens, feed_widths, make_states, time_in_turn
 from pair_bundles import PAIRS, Bundle, PairBuilder, check_memory, count_parameters, held_out_tokens, prepare_pair
 from result_files import machine_name, versions, write_results
 from scheme_recipes import CANDIDATES
@@ -30,6 +30,7 @@ from scheme_table import WIDTHS, Report, Row, Times, render_json, render_markdow
 import forerun
 from forerun_compiler.bundle import read_manifest
 from forerun_compiler.errors import ForerunError
+from forerun_compiler.on_progress import OnProgress
 from forerun_compiler.ort_session import open_session
 from forerun_compiler.progress import StageProgress
 from forerun_compiler.proof.prove import Effort, verify_bundle

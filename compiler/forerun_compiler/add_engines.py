@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -11,9 +11,8 @@ from forerun_compiler.bundle import Manifest, add_files, check_bundle, read_mani
 from forerun_compiler.device_engines import build_device_engine, check_device_engine, present_device
 from forerun_compiler.errors import EngineError
 from forerun_compiler.manifest import BuiltEngine, EngineTarget
+from forerun_compiler.on_progress import OnProgress
 from forerun_compiler.schemes import TENSORRT, TENSORRT_RTX
-
-OnProgress = Callable[[str, int, int], None]
 
 
 def add_engines(bundle: Path, targets: Sequence[str], on_progress: OnProgress) -> Manifest:

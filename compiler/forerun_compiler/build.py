@@ -12,6 +12,7 @@ from forerun_compiler import __version__
 from forerun_compiler.bundle import FORMAT, GraphInterface, Manifest, Source, check_output, write_bundle
 from forerun_compiler.checkpoint_files import TokenizerFiles, read_tokenizer, source_name
 from forerun_compiler.errors import ResourceError
+from forerun_compiler.on_progress import OnProgress
 from forerun_compiler.precision_map import FILE_NAME as PRECISION_MAP
 from forerun_compiler.precision_map import render_precision_map
 from forerun_compiler.prompts import BUILT_IN, read_prompts, render_prompts
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from forerun_compiler.compilation import Compiled, DeviceGraphs
     from forerun_compiler.manifest import EngineTarget
     from forerun_compiler.pipeline import CompiledGraphs
-
-OnProgress = Callable[[str, int, int], None]  # stage, done, total (0 = not known)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ row only, once for each verified position, so an LM head reads that row draft_le
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,13 @@ from forerun_compiler.activation_range import BINS, Calibration, Counts, Floats,
 from forerun_compiler.errors import CalibrationError
 from forerun_compiler.graph import check_graph
 from forerun_compiler.manifest import ModelFacts
+from forerun_compiler.on_progress import OnProgress
 from forerun_compiler.ort_session import open_session
 from forerun_compiler.passes.assign_precision import layer_names
 from forerun_compiler.passes.lower_ort import lower_ort
 from forerun_compiler.passes.observe_inputs import Tap, observe_inputs
 
 Array = npt.NDArray[Any]
-OnProgress = Callable[[str, int, int], None]  # stage, done, total
 STAGE = "calibrate"
 
 

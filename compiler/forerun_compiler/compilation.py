@@ -17,6 +17,7 @@ from forerun_compiler.calibration_cache import calibration_key, load_or_run
 from forerun_compiler.calibration_text import TEXTS
 from forerun_compiler.checkpoint_files import read_tokenizer
 from forerun_compiler.manifest import EngineTarget, ModelFacts, Precision
+from forerun_compiler.on_progress import OnProgress
 from forerun_compiler.passes.assign_precision import assign_precision
 from forerun_compiler.passes.set_ranges import set_ranges
 from forerun_compiler.pipeline import CompiledGraphs, LinkedGraphs, SetRanges, link_recipe, lower_linked
@@ -25,8 +26,6 @@ from forerun_compiler.prompts import read_prompts
 from forerun_compiler.recipe import Recipe
 from forerun_compiler.schemes import ONNXRUNTIME
 from forerun_compiler.weigh_layers import weigh_layers
-
-OnProgress = Callable[[str, int, int], None]  # stage, done, total (0 = not known)
 
 
 @dataclass(frozen=True)

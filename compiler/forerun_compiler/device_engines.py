@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +18,12 @@ from forerun_compiler.engines.tensorrt import BuiltEngines, EngineRequest, Graph
 from forerun_compiler.engines.tensorrt_library import installed_version
 from forerun_compiler.errors import EngineError
 from forerun_compiler.manifest import BuiltEngine, EngineTarget, ModelFacts, PlanSummary, Precision
+from forerun_compiler.on_progress import OnProgress
 from forerun_compiler.schemes import DENSE, TENSORRT
 
 if TYPE_CHECKING:
     from forerun_compiler.compilation import DeviceGraphs
 
-OnProgress = Callable[[str, int, int], None]
 ENGINES = "engines"
 
 

@@ -11,11 +11,10 @@ from typing import Any, Protocol
 from forerun_compiler.bundle import CostRow, Manifest, check_bundle, update_manifest
 from forerun_compiler.errors import BundleError
 from forerun_compiler.machine import Machine, describe_machine
+from forerun_compiler.on_progress import OnProgress
 from forerun_compiler.prompts import FILE_NAME as PROMPTS
 from forerun_compiler.prompts import read_prompts
 from forerun_compiler.round_cost import measure_costs, verify_widths
-
-OnProgress = Callable[[str, int, int], None]  # stage, done, total
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,11 @@ from forerun_compiler.engines.tensorrt_graph import (
     expectations_of,
 )
 from forerun_compiler.engines.tensorrt_library import LIBRARIES, installed_version
-from forerun_compiler.engines.tensorrt_process import OnProgress, run_worker
+from forerun_compiler.engines.tensorrt_process import run_worker
 from forerun_compiler.engines.tensorrt_request import WorkerRequest
 from forerun_compiler.engines.tensorrt_resources import check_engines_fit, estimate_engines
 from forerun_compiler.manifest import DType
+from forerun_compiler.on_progress import OnProgress
 from forerun_compiler.resources import this_machine
 
 LOG = "build.log"

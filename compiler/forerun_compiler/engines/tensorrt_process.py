@@ -5,13 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from forerun_compiler.engines.tensorrt_request import STAGE, WorkerAnswer, WorkerRequest, read_answer
 from forerun_compiler.errors import EngineError, ResourceError
+from forerun_compiler.on_progress import OnProgress
 
-OnProgress = Callable[[str, int, int], None]  # stage, done, total (0 = not known)
 # -P: modules of the folder that the user happens to be in are not imported.
 WORKER = (sys.executable, "-P", "-m", "forerun_compiler.engines.tensorrt_worker")
 _LAST_LINES = 3

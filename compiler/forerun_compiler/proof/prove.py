@@ -11,6 +11,7 @@ from forerun_compiler.bundle import FILE_NAME, Manifest, Proof, check_bundle, up
 from forerun_compiler.checkpoint_files import find_source
 from forerun_compiler.errors import BundleError
 from forerun_compiler.manifest import Guarantee, ProofReference
+from forerun_compiler.on_progress import OnProgress
 from forerun_compiler.prompts import FILE_NAME as PROMPTS
 from forerun_compiler.prompts import read_prompts
 from forerun_compiler.proof.chi_square import ChiSquare
@@ -20,8 +21,6 @@ from forerun_compiler.proof.ties import tie_tolerance
 from forerun_compiler.schemes import SCHEMES
 
 LEAST_P = 1e-4
-
-OnProgress = Callable[[str, int, int], None]  # stage, done, total
 
 
 class SourceModel(Reference, Source, Protocol):

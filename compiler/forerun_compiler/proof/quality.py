@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forerun_compiler.bundle import read_manifest
 from forerun_compiler.errors import BundleError
+from forerun_compiler.on_progress import OnProgress
 from forerun_compiler.proof.target_probe import TargetProbe
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Row = npt.NDArray[np.floating[Any]]
-
-OnProgress = Callable[[str, int, int], None]  # stage, done, total
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from forerun_compiler.bundle import read_manifest
 from forerun_compiler.errors import ResourceError
 from forerun_compiler.machine import Machine, describe_machine
 from forerun_compiler.manifest import EngineTarget, Precision
+from forerun_compiler.on_progress import OnProgress
 from forerun_compiler.prompts import BUILT_IN, read_prompts
 from forerun_compiler.proof.own_target import target_schemes
 from forerun_compiler.proof.quality import Quality, measure_quality
@@ -28,7 +29,6 @@ from forerun_compiler.resources import estimate, in_gib, this_machine
 from forerun_compiler.schemes import SCHEMES
 from forerun_compiler.tuning.take_turns import Engine, decode_in_turn
 
-OnProgress = Callable[[str, int, int], None]  # stage, done, total
 OpenEngine = Callable[[Path, int | None], Engine]
 QUALITY_TOKENS = 256  # at most, of each prompt
 

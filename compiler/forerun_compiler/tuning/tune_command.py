@@ -7,10 +7,11 @@ from pathlib import Path
 
 from forerun_compiler.build import write_compiled
 from forerun_compiler.manifest import Precision
+from forerun_compiler.on_progress import OnProgress
 from forerun_compiler.recipe import Recipe, load_recipe
 from forerun_compiler.tuning.report_tune import table_lines
 from forerun_compiler.tuning.take_turns import Engine
-from forerun_compiler.tuning.tune import OnProgress, OpenEngine, Settings, Tools, Tuning, Workshop, tune
+from forerun_compiler.tuning.tune import OpenEngine, Settings, Tools, Tuning, Workshop, tune
 from forerun_compiler.tuning.tuned_recipe import check_place, write_tuned
 
 
