@@ -94,8 +94,8 @@ KERNELS: dict[str, tuple[str, Callable[[ir.Model], int]]] = {
     "MatMulIntegerToFloat, rows quantized in the graph": ("int8", lambda model: quantize_int8(model, "stock")),
     "DynamicQuantizeMatMul, one scale for all rows": ("int8", one_scale_for_all_rows),
     "MatMulNBits 8 bits, blocks of 32": ("int8", eight_bits_in_blocks),
-    "MatMulNBits 4 bits, blocks of 32": ("int4", lambda model: quantize_int4(model, "onnxruntime")),
-    "MatMulNBits 4 bits, blocks of 128": ("int4-block128", lambda model: quantize_int4(model, "onnxruntime")),
+    "MatMulNBits 4 bits, blocks of 32": ("int4-group32", lambda model: quantize_int4(model, "onnxruntime")),
+    "MatMulNBits 4 bits, blocks of 128": ("int4", lambda model: quantize_int4(model, "onnxruntime")),
 }
 
 

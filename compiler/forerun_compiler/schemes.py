@@ -42,8 +42,10 @@ SCHEMES = {
     for scheme in (
         Scheme(DENSE, "float32", "float32", (ONNXRUNTIME, *_GPU)),
         Scheme("int8", "int8 per output channel", "int8 per row, dynamic", (ONNXRUNTIME,)),
-        Scheme("int4", "int4 in blocks of 32", "float", (ONNXRUNTIME, *_GPU)),
-        Scheme("int4-block128", "int4 in blocks of 128", "float", (ONNXRUNTIME, *_GPU)),
+        # On a CPU forerun's own kernels round activations to int8 per row; all others read floats.
+        Scheme("int4", "int4 in groups of 128", "float", (ONNXRUNTIME, *_GPU)),
+        Scheme("int4-group64", "int4 in groups of 64", "float", (ONNXRUNTIME,)),
+        Scheme("int4-group32", "int4 in groups of 32", "float", (ONNXRUNTIME, *_GPU)),
         Scheme("int8-static", "int8 per output channel", "int8 per tensor", (ONNXRUNTIME, *_GPU), calibrated=True),
         Scheme("fp8", "E4M3 per output channel", "E4M3 per tensor", _GPU, (ONNXRUNTIME,), calibrated=True),
         Scheme(
@@ -59,3 +61,6 @@ SCHEMES = {
     )
 }
 """By the name that recipes use."""
+
+INT4_GROUPS = {"int4": 128, "int4-group64": 64, "int4-group32": 32}
+"""Inputs that share a scale, by scheme. TensorRT has kernels for 32 and 128 only."""

@@ -57,10 +57,10 @@ def test_one_name_is_the_scheme_of_all_linear_layers(tmp_path: Path) -> None:
 def test_precision_by_part_and_layer(tmp_path: Path) -> None:
     more = (
         "precision:\n  target: int8\n  lm_head: int4\n  overrides:\n"
-        "    - {layers: '*.down_proj', scheme: float32}\n    - {layers: drafter.*, scheme: int4-block128}\n"
+        "    - {layers: '*.down_proj', scheme: float32}\n    - {layers: drafter.*, scheme: int4-group64}\n"
     )
     recipe = load_recipe(write(tmp_path, GOOD + more))
-    overrides = (Override("*.down_proj", "float32"), Override("drafter.*", "int4-block128"))
+    overrides = (Override("*.down_proj", "float32"), Override("drafter.*", "int4-group64"))
     assert recipe.precision == Precision("int8", "float32", "int4", "int4", "float32", overrides)
     assert recipe.override_lines == (12, 13)
 

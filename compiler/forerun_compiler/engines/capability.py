@@ -71,10 +71,10 @@ _DTYPES = {
 _RTX_DTYPES = _DTYPES | {"float32": _Needs("8.0", "choose dtype: float16")}
 _SCHEMES = {
     "int4": _Needs("8.0", "choose int8-static or float16 layers (float32 in `precision`)"),
-    "int4-block128": _Needs("8.0", "choose int8-static or float16 layers (float32 in `precision`)"),
-    "fp8": _Needs("8.9", "choose int8-static or int4-block128"),
-    "nvfp4": _Needs("10.0", "choose fp8 for 8.9 and newer, int8-static or int4-block128 for older ones"),
-    "nvfp4-weight-only": _Needs("10.0", "choose int4-block128"),
+    "int4-group32": _Needs("8.0", "choose int8-static or float16 layers (float32 in `precision`)"),
+    "fp8": _Needs("8.9", "choose int8-static or int4"),
+    "nvfp4": _Needs("10.0", "choose fp8 for 8.9 and newer, int8-static or int4 for older ones"),
+    "nvfp4-weight-only": _Needs("10.0", "choose int4"),
 }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from forerun_compiler.number_formats import float8, int4, int8, nvfp4, scaled_rows
 from forerun_compiler.number_formats.checks import Array, checked
 from forerun_compiler.number_formats.linear_int8 import round_rows as round_rows_int8
-from forerun_compiler.schemes import DENSE
+from forerun_compiler.schemes import DENSE, INT4_GROUPS
 
 __all__ = ["Encoded", "encode", "round_rows_int8", "round_trip", "stored_bytes"]
 
@@ -47,16 +47,17 @@ class _Format:
     stored_bytes: Callable[[int, int], int]
 
 
+def _int4(group: int) -> _Format:
+    return _Format(lambda weight, where: int4.encode(weight, group, where), lambda n, k: int4.stored_bytes(n, k, group))
+
+
 _NVFP4 = _Format(nvfp4.encode, nvfp4.stored_bytes)
 _INT8 = _Format(int8.encode, scaled_rows.stored_bytes)
 _FORMATS: Mapping[str, _Format] = {
     DENSE: _Format(lambda weight, where: _Dense(checked(weight, where)), lambda n, k: 4 * n * k),
     "int8": _INT8,
     "int8-static": _INT8,
-    "int4": _Format(lambda weight, where: int4.encode(weight, 32, where), lambda n, k: int4.stored_bytes(n, k, 32)),
-    "int4-block128": _Format(
-        lambda weight, where: int4.encode(weight, 128, where), lambda n, k: int4.stored_bytes(n, k, 128)
-    ),
+    **{scheme: _int4(group) for scheme, group in INT4_GROUPS.items()},
     "fp8": _Format(float8.encode, scaled_rows.stored_bytes),
     "nvfp4": _NVFP4,
     "nvfp4-weight-only": _NVFP4,

@@ -76,17 +76,24 @@ def linear_int8(x: Array, codes: Array, scale: Array, norm: Norm | None = None, 
     # float64 holds every sum of these products exactly, in any order.
     sums = rows.astype(np.float64) @ codes.astype(np.float64).T
     y: Array = sums.astype(np.float32) * (row_scale * scale.astype(np.float32))
-    if addend is not None:
-        y = y + addend.reshape(y.shape if addend.size == y.size else -1)
-    return y
+    return add_rows(y, addend)
+
+
+def add_rows(y: Array, addend: Array | None) -> Array:
+    """Return y [...,N] plus an addend of as many numbers, or of N; as it is where there is none."""
+    return y if addend is None else y + addend.reshape(y.shape if addend.size == y.size else -1)
 
 
 def gated_linear_int8(x: Array, codes: Array, scale: Array, norm: Norm | None = None) -> Array:
-    """Return y float32 [...,N/2]: the product's outputs are gates and values by turns, 16 of each.
+    """Return y float32 [...,N/2]: the product's outputs are gates and values by turns; see `gate_values`."""
+    return gate_values(linear_int8(x, codes, scale, norm))
 
-    y = gate * sigmoid(gate) * value. The sigmoid is that of float64; a kernel's may differ from it by 1e-6 of itself.
+
+def gate_values(both: Array) -> Array:
+    """Return gate * sigmoid(gate) * value, float32 [...,N/2], of gates and values by turns, 16 of each, [...,N].
+
+    The sigmoid is that of float64; a kernel's may differ from it by 1e-6 of itself.
     """
-    both = linear_int8(x, codes, scale, norm)
     gate, value = np.moveaxis(both.reshape(*both.shape[:-1], -1, 2, OUTPUTS), -2, 0)
     with np.errstate(over="ignore", invalid="ignore"):
         sigmoid = (1 / (1 + np.exp(-gate.astype(np.float64)))).astype(np.float32)

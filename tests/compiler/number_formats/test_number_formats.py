@@ -19,8 +19,9 @@ EXPECTED = {
     "int8": 0.010,
     "int8-static": 0.010,
     "fp8": 0.028,
-    "int4": 0.09,
-    "int4-block128": 0.115,
+    "int4": 0.11,
+    "int4-group64": 0.10,
+    "int4-group32": 0.09,
     "nvfp4": 0.09,
     "nvfp4-weight-only": 0.09,
 }
@@ -47,8 +48,9 @@ def test_known_bytes() -> None:
     assert [number_formats.stored_bytes(scheme, 8, 256) for scheme in SCHEMES] == [
         4 * 8 * 256,
         8 * 256 + 4 * 8,
-        8 * 128 + 4 * 8 * 8,
-        8 * 128 + 4 * 8 * 2,
+        8 * 128 + 2 * 8 * 2,
+        8 * 128 + 2 * 8 * 4,
+        8 * 128 + 2 * 8 * 8,
         8 * 256 + 4 * 8,
         8 * 256 + 4 * 8,
         8 * 128 + 8 * 16 + 4,

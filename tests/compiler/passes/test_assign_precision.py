@@ -20,13 +20,13 @@ def choices(precision: Precision) -> dict[str, Choice]:
 
 
 def test_each_part_gets_its_own_scheme() -> None:
-    found = choices(Precision("int8", "int4", "int8-static", "int4-block128"))
+    found = choices(Precision("int8", "int4", "int8-static", "int4-group32"))
     assert found["target.model.layers.0.self_attn.q_proj"] == Choice(
         "target.model.layers.0.self_attn.q_proj", "target", "int8", None
     )
     assert found["drafter.layers.0.mlp.up_proj"].scheme == "int4"
     assert (found["target.lm_head"].part, found["target.lm_head"].scheme) == ("lm_head", "int8-static")
-    assert (found["drafter.lm_head"].part, found["drafter.lm_head"].scheme) == ("drafter_lm_head", "int4-block128")
+    assert (found["drafter.lm_head"].part, found["drafter.lm_head"].scheme) == ("drafter_lm_head", "int4-group32")
 
 
 def test_what_must_not_be_narrowed_stays_dense_and_says_why() -> None:

@@ -105,7 +105,7 @@ def test_products_of_codes_stay_float32_around_them(scheme: str) -> None:
     assert compute_dtype(model, "float16") == 0
 
 
-@pytest.mark.parametrize("scheme", ["int4", "nvfp4-weight-only"])
+@pytest.mark.parametrize("scheme", ["int4-group32", "nvfp4-weight-only"])
 def test_weights_of_four_bits_are_decoded_to_the_dtype(scheme: str) -> None:
     model = two_products(random_weight(), scheme)
     assert compute_dtype(model, "float16") == 2

@@ -42,7 +42,7 @@ def test_products_in_branches() -> None:
 
 
 def test_blocks_along_k_are_left_alone() -> None:
-    model = two_products(random_weight(), "int4")
+    model = two_products(random_weight(), "int4-group32")
     quantize_int4(model, "standard")
     assert turn_codes(model) == 0
     assert "Transpose" not in op_types(model)

@@ -15,7 +15,7 @@ FOUND = Tuning(
         Tried("drafter", "float32", "float32", 3.5, 14_000.0, 250.0),
         Tried("drafter", "int8", "float32", 3.25, 10_000.0, 325.0),
         Tried("LM head", "int8", "float32", 3.25, 10_000.0, 325.0),
-        Tried("LM head", "int8", "int4-block128", 2.0, 9_876.5, 202.5),
+        Tried("LM head", "int8", "int4-group32", 2.0, 9_876.5, 202.5),
     ),
     chosen=Candidate("int8", "float32"),
     target="int8",
@@ -35,7 +35,7 @@ def test_the_table() -> None:
         "   drafter  float32  float32                3.50    14,000     250.0",
         "*  drafter  int8     float32                3.25    10,000     325.0",
         "*  LM head  int8     float32                3.25    10,000     325.0",
-        "   LM head  int8     int4-block128          2.00     9,876     202.5",
+        "   LM head  int8     int4-group32           2.00     9,876     202.5",
         "target int8, LM head float32: KL divergence from float32 0.000557 nats a token, perplexity 13.34 "
         "(float32: 13.32), on 1,784 tokens of the prompts",
     ]

@@ -24,11 +24,13 @@ SPEEDS = {
     ("float32", "float32"): (4, 400.0),
     ("int8", "float32"): (4, 300.0),
     ("int4", "float32"): (2, 100.0),  # 20,000 tokens/s
-    ("int4-block128", "float32"): (2, 110.0),
+    ("int4-group64", "float32"): (2, 110.0),
+    ("int4-group32", "float32"): (2, 110.0),
     ("int8-static", "float32"): (1, 90.0),
     ("int4", "int8"): (3, 120.0),  # 25,000 tokens/s
     ("int4", "int4"): (4, 170.0),
-    ("int4", "int4-block128"): (1, 50.0),
+    ("int4", "int4-group64"): (1, 50.0),
+    ("int4", "int4-group32"): (1, 50.0),
     ("int4", "int8-static"): (2, 100.0),
 }
 """(drafter, drafter_lm_head) -> tokens committed a round, microseconds of a round."""
