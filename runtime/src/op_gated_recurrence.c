@@ -1,6 +1,6 @@
 #include "op_gated_recurrence.h"
 
-#include "kernels/linear_int8.h"
+#include "kernels/linear.h"
 #include "op_support.h"
 
 #include <stdlib.h>
@@ -63,8 +63,8 @@ static OrtStatus *create(const OrtCustomOp *op, const OrtApi *table, const OrtKe
     kernel *self = calloc(1, sizeof *self);
     if (self == NULL)
         return api.CreateStatus(ORT_INVALID_ARGUMENT, "GatedRecurrence: no memory for a node.");
-    const fr_int8_path *paths[FR_INT8_MAX_PATHS];
-    fr_int8_paths(paths);
+    const fr_linear_path *paths[FR_LINEAR_MAX_PATHS];
+    fr_linear_paths(&fr_linear_int8, paths);
     self->api = api;
     self->steps = paths[0]->steps;
     fr_op_node_name(&api, info, self->name, sizeof self->name);

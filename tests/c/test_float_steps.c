@@ -1,7 +1,7 @@
 /* What stands around products: every path against the definition in double, and against one another bit for bit. */
 #include "check.h"
 #include "kernels/float_steps.h"
-#include "kernels/linear_int8.h"
+#include "kernels/linear.h"
 
 #include <math.h>
 
@@ -141,8 +141,8 @@ static void test_recur_specials(const fr_float_steps *steps) {
 }
 
 int main(void) {
-    const fr_int8_path *paths[FR_INT8_MAX_PATHS];
-    size_t n_paths = fr_int8_paths(paths);
+    const fr_linear_path *paths[FR_LINEAR_MAX_PATHS];
+    size_t n_paths = fr_linear_paths(&fr_linear_int8, paths);
     uint64_t random = 20261121;
     for (size_t p = 0; p < n_paths; p++) {
         const fr_float_steps *steps = paths[p]->steps;

@@ -1,7 +1,7 @@
 """The operators LinearInt8 and GatedLinearInt8 in numpy: int8 rows times an int8 weight, summed exactly.
 
 All is bit for bit what the kernels compute, but for the sigmoid. The same words as in
-runtime/src/kernels/linear_int8.h, whose kernels are tested against it.
+runtime/src/kernels/linear.h, whose kernels are tested against it.
 """
 
 from __future__ import annotations

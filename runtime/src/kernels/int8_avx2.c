@@ -1,5 +1,6 @@
 /* AVX2, and AVX2 with VNNI: four rows in one pass over a column of weights, the others while it is in the cache. */
-#include "linear_int8.h"
+#include "linear_paths.h"
+#include "processor.h"
 
 #if defined(__x86_64__)
 
@@ -12,55 +13,10 @@
 
 enum { MAX_ROWS = 4, AHEAD = 8192 };
 
-static int usable_avx2(void) {
-    return __builtin_cpu_supports("avx2");
-}
-
-static int usable_vnni(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("avxvnni");
-}
-
 /* All ones in the first `count` lanes. */
 AVX2 INLINE __m256i first(size_t count) {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(count < 8 ? (int)count : 8), lane);
-}
-
-AVX2 static uint32_t peak(const float *x, size_t k) {
-    const __m256i magnitude = _mm256_set1_epi32(0x7FFFFFFF);
-    __m256i largest = _mm256_setzero_si256();
-    for (size_t i = 0; i < k; i += 8) {
-        __m256i bits = _mm256_maskload_epi32((const int *)(const void *)(x + i), first(k - i));
-        largest = _mm256_max_epi32(largest, _mm256_and_si256(bits, magnitude));
-    }
-    uint32_t lanes[8], found = 0;
-    _mm256_storeu_si256((__m256i *)(void *)lanes, largest);
-    for (size_t i = 0; i < 8; i++)
-        found = lanes[i] > found ? lanes[i] : found;
-    return found;
-}
-
-AVX2 static int32_t encode(const float *x, size_t k, float inverse, int8_t *codes, size_t stride) {
-    const __m256 factor = _mm256_set1_ps(inverse);
-    /* The low bytes of the four values of each half, in the half's first four bytes. */
-    const __m256i low = _mm256_set1_epi32(0x0C080400);
-    size_t padded = (k + FR_INT8_INPUTS - 1) / FR_INT8_INPUTS * FR_INT8_INPUTS;
-    __m256i sum = _mm256_setzero_si256();
-    for (size_t i = 0; i < padded; i += 8, codes += 2 * stride) {
-        __m256 values = _mm256_maskload_ps(x + (i < k ? i : 0), first(i < k ? k - i : 0));
-        __m256 whole = _mm256_round_ps(_mm256_mul_ps(values, factor), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-        __m256i wide = _mm256_cvtps_epi32(whole);
-        sum = _mm256_add_epi32(sum, wide);
-        __m256i bytes = _mm256_shuffle_epi8(wide, low);
-        int32_t fours[2] = {_mm256_extract_epi32(bytes, 0), _mm256_extract_epi32(bytes, 4)};
-        memcpy(codes, &fours[0], 4);
-        memcpy(codes + stride, &fours[1], 4);
-    }
-    int32_t lanes[8], total = 0;
-    _mm256_storeu_si256((__m256i *)(void *)lanes, sum);
-    for (size_t i = 0; i < 8; i++)
-        total += lanes[i];
-    return total;
 }
 
 /* Eight sums of four products of one row; the weights are prepared once for all rows.
@@ -89,24 +45,27 @@ VNNI INLINE __m256i dot_vnni(__m256i sums, loaded weights, __m256i a) {
     return _mm256_dpbusd_avx_epi32(sums, weights.codes, a);
 }
 
-AVX2 INLINE void store(const fr_int8_out *out, size_t row, size_t half, __m256i sums, float row_scale) {
-    if (out->outputs <= 8 * half)
+/* Writes y[n] of a row, of those of its two halves of outputs that there are. */
+AVX2 INLINE void store(const fr_linear_column *column, size_t half, __m256i sums, float row_scale, float *y) {
+    if (column->outputs <= 8 * half)
         return;
-    __m256i mask = first(out->outputs - 8 * half);
-    __m256 scale = _mm256_mul_ps(_mm256_set1_ps(row_scale), _mm256_maskload_ps(out->weight_scales + 8 * half, mask));
-    _mm256_maskstore_ps(out->y + row * out->stride + 8 * half, mask, _mm256_mul_ps(_mm256_cvtepi32_ps(sums), scale));
+    const float *scales = column->scales;
+    __m256i mask = first(column->outputs - 8 * half);
+    __m256 scale = _mm256_mul_ps(_mm256_set1_ps(row_scale), _mm256_maskload_ps(scales + 8 * half, mask));
+    _mm256_maskstore_ps(y + 8 * half, mask, _mm256_mul_ps(_mm256_cvtepi32_ps(sums), scale));
 }
 
 /* One body for both instruction sets; `count` is a constant where it is inlined, so that the sums stay in registers.
- * `offset` times a row's codes is what its sums begin with. */
+ * OFFSET is what a row's sums begin with. */
 #define DEFINE_PATH(NAME, TARGET, KIND, OFFSET)                                                                        \
-    TARGET INLINE void NAME##_rows(const uint8_t *w, size_t blocks, const fr_int8_rows *rows, const fr_int8_out *out,  \
-                                   size_t count) {                                                                     \
+    TARGET INLINE void NAME##_rows(const fr_linear_column *column, const fr_linear_rows *rows, float *y,               \
+                                   size_t stride, size_t count) {                                                      \
         __m256i sums[MAX_ROWS][2];                                                                                     \
         _Pragma("GCC unroll 4") for (size_t row = 0; row < count; row++) sums[row][0] = sums[row][1] =                 \
-            _mm256_set1_epi32((OFFSET) * rows->sums[row]);                                                             \
+            _mm256_set1_epi32(OFFSET);                                                                                 \
+        const uint8_t *w = column->weights;                                                                            \
         const int8_t *a = rows->codes;                                                                                 \
-        for (size_t step = 0; step < blocks * 16; step++, w += 64, a += 4 * count) {                                   \
+        for (size_t step = 0; step < column->blocks * 16; step++, w += 64, a += 4 * count) {                           \
             const loaded low = load_##KIND(w), high = load_##KIND(w + 32);                                             \
             _mm_prefetch((const char *)w + AHEAD, _MM_HINT_T0);                                                        \
             _Pragma("GCC unroll 4") for (size_t row = 0; row < count; row++) {                                         \
@@ -117,30 +76,46 @@ AVX2 INLINE void store(const fr_int8_out *out, size_t row, size_t half, __m256i 
             }                                                                                                          \
         }                                                                                                              \
         _Pragma("GCC unroll 4") for (size_t row = 0; row < count; row++) for (size_t half = 0; half < 2; half++)       \
-            store(out, row, half, sums[row][half], rows->scales[row]);                                                 \
+            store(column, half, sums[row][half], rows->scales[row], y + row * stride);                                 \
     }                                                                                                                  \
-    TARGET static void NAME(const uint8_t *w, size_t blocks, const fr_int8_rows *rows, const fr_int8_out *out) {       \
+    TARGET static void NAME(const fr_linear_column *column, const fr_linear_rows *rows, float *y, size_t stride) {     \
         switch (rows->count) {                                                                                         \
         case 1:                                                                                                        \
-            NAME##_rows(w, blocks, rows, out, 1);                                                                      \
+            NAME##_rows(column, rows, y, stride, 1);                                                                   \
             break;                                                                                                     \
         case 2:                                                                                                        \
-            NAME##_rows(w, blocks, rows, out, 2);                                                                      \
+            NAME##_rows(column, rows, y, stride, 2);                                                                   \
             break;                                                                                                     \
         case 3:                                                                                                        \
-            NAME##_rows(w, blocks, rows, out, 3);                                                                      \
+            NAME##_rows(column, rows, y, stride, 3);                                                                   \
             break;                                                                                                     \
         case 4:                                                                                                        \
-            NAME##_rows(w, blocks, rows, out, 4);                                                                      \
+            NAME##_rows(column, rows, y, stride, 4);                                                                   \
             break;                                                                                                     \
         }                                                                                                              \
     }
 
 DEFINE_PATH(multiply_avx2, AVX2, avx2, 0)
-DEFINE_PATH(multiply_vnni, VNNI, vnni, -128)
+DEFINE_PATH(multiply_vnni, VNNI, vnni, rows->offsets[row])
 
-const fr_int8_path fr_int8_avxvnni = {"avx-vnni", usable_vnni, MAX_ROWS,     &fr_float_steps_avx2,
-                                      peak,       encode,      multiply_vnni};
-const fr_int8_path fr_int8_avx2 = {"avx2", usable_avx2, MAX_ROWS, &fr_float_steps_avx2, peak, encode, multiply_avx2};
+const fr_linear_path fr_int8_avxvnni = {
+    .name = "avx-vnni",
+    .usable = fr_has_avx_vnni,
+    .format = &fr_linear_int8,
+    .max_rows = MAX_ROWS,
+    .steps = &fr_float_steps_avx2,
+    .codes = &fr_row_codes_avx2,
+    .multiply = multiply_vnni,
+};
+
+const fr_linear_path fr_int8_avx2 = {
+    .name = "avx2",
+    .usable = fr_has_avx2,
+    .format = &fr_linear_int8,
+    .max_rows = MAX_ROWS,
+    .steps = &fr_float_steps_avx2,
+    .codes = &fr_row_codes_avx2,
+    .multiply = multiply_avx2,
+};
 
 #endif

@@ -1,43 +1,43 @@
 #define _POSIX_C_SOURCE 200809L /* barriers */
-/* Every path of the int8 product against a triple loop over the definition: bit for bit. */
-#include "int8_product.h"
+/* Every path of the int8 and int4 products against a triple loop over the definition: bit for bit. */
+#include "linear_product.h"
 
 #include <pthread.h>
 
 /* All of them. */
 static void check_paths(const product *it, const char *what) {
-    const fr_int8_path *paths[FR_INT8_MAX_PATHS];
-    size_t n_paths = fr_int8_paths(paths);
+    const fr_linear_path *paths[FR_LINEAR_MAX_PATHS];
+    size_t n_paths = fr_linear_paths(format_of(it->group_size), paths);
     float *expected = reference(it);
     for (size_t p = 0; p < n_paths; p++) {
         float *y = take(it->rows * it->n, sizeof(float));
         memset(y, 0x55, it->rows * it->n * sizeof(float));
-        fr_linear_int8 job = begin(it, paths[p], y);
+        fr_linear job = begin(it, paths[p], y);
         run(&job);
         if (!same(y, expected, it->rows * it->n)) {
             check_failures++;
-            printf("%s: path %s, %zu rows, n %zu, k %zu: not the definition's bits\n", what, paths[p]->name, it->rows,
-                   it->n, it->k);
+            printf("%s: path %s, groups of %zu, %zu rows, n %zu, k %zu: not the definition's bits\n", what,
+                   paths[p]->name, it->group_size, it->rows, it->n, it->k);
         }
         free(y);
     }
     free(expected);
 }
 
-static void test_every_row_count(uint64_t *random) {
+static void test_every_row_count(size_t group_size, uint64_t *random) {
     for (size_t rows = 1; rows <= 64; rows++) {
-        product it = make(rows, 1 + next_random(random) % 40, 1 + next_random(random) % 200);
+        product it = make(rows, 1 + next_random(random) % 40, 1 + next_random(random) % 200, group_size);
         fill(&it, random);
         check_paths(&it, "row counts");
         release(&it);
     }
 }
 
-static void test_fuzz(uint64_t *random) {
+static void test_fuzz(size_t group_size, uint64_t *random) {
     for (int round = 0; round < 150; round++) {
         size_t longest = round % 10 == 0 ? 3000 : 150;
-        product it =
-            make(1 + next_random(random) % 20, 1 + next_random(random) % 70, 1 + next_random(random) % longest);
+        product it = make(1 + next_random(random) % 20, 1 + next_random(random) % 70, 1 + next_random(random) % longest,
+                          group_size);
         fill(&it, random);
         for (size_t row = 0; row < it.rows; row++) { /* any bits at all in some rows, any size in others */
             uint64_t kind = next_random(random) % 4;
@@ -55,19 +55,21 @@ static void test_fuzz(uint64_t *random) {
     }
 }
 
-static void test_extremes(uint64_t *random) {
-    product it = make(9, 33, 4097);
+static void test_extremes(size_t group_size, uint64_t *random) {
+    product it = make(9, 33, 4097, group_size);
     fill(&it, random);
+    const int8_t largest = group_size == 0 ? 127 : 7, smallest = (int8_t)(-largest - 1);
     for (size_t i = 0; i < it.n * it.k; i++) /* nothing may saturate in between */
-        it.w[i] = i / it.k % 2 == 0 ? 127 : -128;
+        it.w[i] = i / it.k % 2 == 0 ? largest : smallest;
     for (size_t i = 0; i < it.rows * it.k; i++)
         it.x[i] = i / it.k % 2 == 0 ? 3.5f : -3.5f;
     pack(&it);
     check_paths(&it, "extremes");
     release(&it);
-    it = make(2, 1, FR_INT8_MAX_K); /* the longest sum */
-    memset(it.w, -128, it.k);
-    it.weight_scales[0] = 1.0f;
+    it = make(2, 1, FR_LINEAR_MAX_K, group_size); /* the longest sum */
+    memset(it.w, smallest, it.k);
+    for (size_t group = 0; group < it.groups; group++)
+        it.weight_scales[group] = 1.0f;
     for (size_t k = 0; k < it.k; k++)
         it.x[k] = 1.0f, it.x[it.k + k] = -1.0f;
     pack(&it);
@@ -75,8 +77,8 @@ static void test_extremes(uint64_t *random) {
     release(&it);
 }
 
-static void test_special_rows(uint64_t *random) {
-    product it = make(10, 20, 70);
+static void test_special_rows(size_t group_size, uint64_t *random) {
+    product it = make(10, 20, 70, group_size);
     fill(&it, random);
     const float first[9] = {0.0f, INFINITY, -INFINITY, NAN, 0x1p-101f, 0x1p-149f, 0x1p-100f, 0x1.fffffep127f, -0.0f};
     for (size_t row = 0; row < 9; row++) {
@@ -98,14 +100,14 @@ static void test_special_rows(uint64_t *random) {
 }
 
 /* A row alone and the same row among others. */
-static void test_rows_are_independent(uint64_t *random) {
-    const fr_int8_path *paths[FR_INT8_MAX_PATHS];
-    size_t n_paths = fr_int8_paths(paths);
-    product all = make(37, 50, 333);
+static void test_rows_are_independent(size_t group_size, uint64_t *random) {
+    const fr_linear_path *paths[FR_LINEAR_MAX_PATHS];
+    size_t n_paths = fr_linear_paths(format_of(group_size), paths);
+    product all = make(37, 50, 333, group_size);
     fill(&all, random);
     float *together = take(all.rows * all.n, sizeof(float)), *alone = take(all.n, sizeof(float));
     for (size_t p = 0; p < n_paths; p++) {
-        fr_linear_int8 job = begin(&all, paths[p], together);
+        fr_linear job = begin(&all, paths[p], together);
         run(&job);
         for (size_t row = 0; row < all.rows; row++) {
             product one = all;
@@ -121,7 +123,7 @@ static void test_rows_are_independent(uint64_t *random) {
 }
 
 typedef struct crew {
-    fr_linear_int8 *job;
+    fr_linear *job;
     pthread_barrier_t start;
     atomic_size_t next;
     size_t parts;
@@ -131,26 +133,26 @@ static void *worker(void *data) {
     crew *it = data;
     pthread_barrier_wait(&it->start);
     for (size_t part; (part = atomic_fetch_add(&it->next, 1)) < it->parts;)
-        fr_linear_int8_part(it->job, part);
+        fr_linear_part(it->job, part);
     return NULL;
 }
 
 /* Rows are quantized by whichever threads come; nobody may start before all are. Long rows give them time to. */
-static void test_threads(uint64_t *random, size_t rows) {
+static void test_threads(size_t group_size, size_t rows, uint64_t *random) {
     enum { THREADS = 4 };
-    const fr_int8_path *paths[FR_INT8_MAX_PATHS];
-    fr_int8_paths(paths);
-    product it = make(rows, 100, 20000);
+    const fr_linear_path *paths[FR_LINEAR_MAX_PATHS];
+    fr_linear_paths(format_of(group_size), paths);
+    product it = make(rows, 150, 20000, group_size);
     fill(&it, random);
     float *expected = reference(&it), *y = take(it.rows * it.n, sizeof(float));
-    fr_linear_int8 job = begin(&it, paths[0], y);
-    void *scratch = take(fr_linear_int8_scratch(&job), 1);
+    fr_linear job = begin(&it, paths[0], y);
+    void *scratch = take(fr_linear_scratch(&job), 1);
     for (int round = 0; round < 30; round++) {
-        memset(scratch, 0x7F, fr_linear_int8_scratch(&job));
+        memset(scratch, 0x7F, fr_linear_scratch(&job));
         memset(y, 0, it.rows * it.n * sizeof(float));
         job.scratch = scratch;
         crew all = {.job = &job};
-        all.parts = fr_linear_int8_begin(&job);
+        all.parts = fr_linear_begin(&job);
         REQUIRE(all.parts > THREADS && pthread_barrier_init(&all.start, NULL, THREADS) == 0);
         atomic_init(&all.next, 0);
         pthread_t threads[THREADS];
@@ -168,18 +170,23 @@ static void test_threads(uint64_t *random, size_t rows) {
 }
 
 int main(void) {
-    const fr_int8_path *paths[FR_INT8_MAX_PATHS];
-    size_t n_paths = fr_int8_paths(paths);
-    CHECK(n_paths > 0 && strcmp(paths[n_paths - 1]->name, "portable") == 0);
-    for (size_t i = 0; i < n_paths; i++)
-        printf("path %s\n", paths[i]->name);
     uint64_t random = 20260729;
-    test_every_row_count(&random);
-    test_fuzz(&random);
-    test_extremes(&random);
-    test_special_rows(&random);
-    test_rows_are_independent(&random);
-    test_threads(&random, 1);
-    test_threads(&random, 5);
+    for (size_t i = 0; i < N_GROUP_SIZES; i++) {
+        const size_t group_size = GROUP_SIZES[i];
+        const fr_linear_path *paths[FR_LINEAR_MAX_PATHS];
+        size_t n_paths = fr_linear_paths(format_of(group_size), paths);
+        CHECK(n_paths > 0 && strcmp(paths[n_paths - 1]->name, "portable") == 0);
+        printf("groups of %zu:", group_size);
+        for (size_t p = 0; p < n_paths; p++)
+            printf(" %s", paths[p]->name);
+        printf("\n");
+        test_every_row_count(group_size, &random);
+        test_fuzz(group_size, &random);
+        test_extremes(group_size, &random);
+        test_special_rows(group_size, &random);
+        test_rows_are_independent(group_size, &random);
+        test_threads(group_size, 1, &random);
+        test_threads(group_size, 5, &random);
+    }
     return check_failures != 0;
 }

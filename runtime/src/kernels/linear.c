@@ -1,0 +1,172 @@
+#include "linear.h"
+
+#include <math.h>
+#include <sched.h>
+#include <string.h>
+
+enum {
+    ALIGNMENT = 64,
+    /* Weights of one part: small enough that threads which come late still find some, large enough that taking one
+     * costs nothing beside reading it. */
+    PART_BYTES = 96 * 1024
+};
+
+static const uint32_t NOT_FINITE = 0x7F800000u; /* the bits of infinity; those of every NaN are larger */
+static const float TINY = 0x1p-100f;            /* 127 / m must not overflow, and m / 127 not be subnormal */
+
+static size_t ceil_div(size_t a, size_t b) {
+    return (a + b - 1) / b;
+}
+
+static size_t blocks_of(const fr_linear *it) {
+    return ceil_div(it->k, FR_LINEAR_INPUTS);
+}
+
+size_t fr_linear_packed(const fr_linear_format *format, size_t n, size_t k) {
+    return ceil_div(n, FR_LINEAR_OUTPUTS) * ceil_div(k, FR_LINEAR_INPUTS) * format->block_bytes;
+}
+
+size_t fr_linear_groups(size_t k, size_t group_size) {
+    return group_size == 0 ? 1 : ceil_div(k, group_size);
+}
+
+size_t fr_linear_scratch(const fr_linear *it) {
+    size_t row = blocks_of(it) * FR_LINEAR_INPUTS + sizeof(float);
+    row += fr_linear_groups(it->k, it->group_size) * sizeof(int32_t);
+    return ALIGNMENT + it->rows * (it->norm != NULL ? row + it->k * sizeof(float) : row);
+}
+
+size_t fr_linear_begin(fr_linear *it) {
+    size_t padded = blocks_of(it) * FR_LINEAR_INPUTS;
+    uintptr_t start = ((uintptr_t)it->scratch + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    it->groups = fr_linear_groups(it->k, it->group_size);
+    it->codes = (int8_t *)it->scratch + (start - (uintptr_t)it->scratch);
+    it->scales = (float *)(void *)(it->codes + it->rows * padded);
+    it->offsets = (int32_t *)(void *)(it->scales + it->rows);
+    it->normalized = (float *)(void *)(it->offsets + it->rows * it->groups);
+    it->batches = ceil_div(it->rows, it->path->max_rows);
+    size_t columns = ceil_div(it->n, FR_LINEAR_OUTPUTS);
+    size_t column_bytes = blocks_of(it) * it->path->format->block_bytes;
+    it->columns_per_part = column_bytes < PART_BYTES ? ceil_div(PART_BYTES, column_bytes) : 1;
+    it->columns_per_part += it->gated ? it->columns_per_part % 2 : 0; /* gates and values stay together */
+    it->parts = it->rows == 0 ? 0 : ceil_div(columns, it->columns_per_part);
+    atomic_init(&it->next_row, 0);
+    atomic_init(&it->rows_done, 0);
+    return it->parts;
+}
+
+/* Rows are dealt to the batches evenly: the first `rows % batches` batches have one more. */
+static size_t batch_start(const fr_linear *it, size_t batch) {
+    size_t extra = it->rows % it->batches;
+    return batch * (it->rows / it->batches) + (batch < extra ? batch : extra);
+}
+
+static size_t batch_of(const fr_linear *it, size_t row) {
+    size_t batch = 0;
+    while (batch_start(it, batch + 1) <= row)
+        batch++;
+    return batch;
+}
+
+/* Group by group: the last one takes what is left of its block, too. */
+static void encode(const fr_linear *it, const float *x, float inverse, int8_t *codes, int32_t *offsets, size_t count) {
+    size_t padded = blocks_of(it) * FR_LINEAR_INPUTS, size = it->group_size == 0 ? padded : it->group_size;
+    for (size_t group = 0; group < it->groups; group++) {
+        size_t first = group * size, last = group + 1 == it->groups;
+        int32_t sum = it->path->codes->encode(x + first, last ? it->k - first : size, last ? padded - first : size,
+                                              inverse, codes + first * count, 4 * count);
+        offsets[group * count] = -it->path->format->zero * sum;
+    }
+}
+
+static void quantize(fr_linear *it, size_t row) {
+    const float *x = it->x + row * it->k;
+    if (it->norm != NULL) {
+        it->path->steps->normalize(x, it->norm, it->k, it->epsilon, it->normalized + row * it->k);
+        x = it->normalized + row * it->k;
+    }
+    size_t padded = blocks_of(it) * FR_LINEAR_INPUTS, batch = batch_of(it, row);
+    size_t first = batch_start(it, batch), count = batch_start(it, batch + 1) - first;
+    int8_t *codes = it->codes + first * padded + 4 * (row - first);
+    int32_t *offsets = it->offsets + first * it->groups + (row - first);
+    uint32_t bits = it->path->codes->peak(x, it->k);
+    float peak;
+    memcpy(&peak, &bits, sizeof peak);
+    if (bits < NOT_FINITE && peak >= TINY) {
+        it->scales[row] = peak / 127.0f;
+        encode(it, x, 127.0f / peak, codes, offsets, count);
+    } else {
+        it->scales[row] = bits < NOT_FINITE ? 0.0f : NAN;
+        for (size_t group = 0; group < it->groups; group++)
+            offsets[group * count] = 0;
+        for (size_t i = 0; i < padded / 4; i++)
+            memset(codes + i * 4 * count, 0, 4);
+    }
+}
+
+/* Every thread that comes takes rows until none is left, then waits for those that others still work on. */
+static void quantize_rows(fr_linear *it) {
+    if (atomic_load_explicit(&it->rows_done, memory_order_acquire) == it->rows)
+        return;
+    size_t row;
+    while ((row = atomic_fetch_add_explicit(&it->next_row, 1, memory_order_relaxed)) < it->rows) {
+        quantize(it, row);
+        atomic_fetch_add_explicit(&it->rows_done, 1, memory_order_release);
+    }
+    for (int spins = 0; atomic_load_explicit(&it->rows_done, memory_order_acquire) != it->rows; spins++)
+        if (spins > 1000) /* longer than any row takes: the other thread lost its processor */
+            sched_yield();
+}
+
+static fr_linear_rows rows_of(const fr_linear *it, size_t batch) {
+    size_t first = batch_start(it, batch);
+    return (fr_linear_rows){.count = batch_start(it, batch + 1) - first,
+                            .codes = it->codes + first * blocks_of(it) * FR_LINEAR_INPUTS,
+                            .scales = it->scales + first,
+                            .offsets = it->offsets + first * it->groups};
+}
+
+static void multiply(const fr_linear *it, size_t column, const fr_linear_rows *rows, float *y, size_t stride) {
+    const fr_linear_format *format = it->path->format;
+    size_t n = column * FR_LINEAR_OUTPUTS, blocks = blocks_of(it);
+    const fr_linear_column of = {.weights = it->weights + column * blocks * format->block_bytes,
+                                 .scales = (const char *)it->weight_scales + n * it->groups * format->scale_bytes,
+                                 .blocks = blocks,
+                                 .outputs = it->n - n < FR_LINEAR_OUTPUTS ? it->n - n : FR_LINEAR_OUTPUTS,
+                                 .groups = it->groups,
+                                 .group_size = it->group_size};
+    it->path->multiply(&of, rows, y, stride);
+}
+
+static void plain_column(const fr_linear *it, size_t column, size_t batch) {
+    const fr_linear_rows rows = rows_of(it, batch);
+    size_t first = batch_start(it, batch), n = column * FR_LINEAR_OUTPUTS;
+    float *y = it->y + first * it->n + n;
+    multiply(it, column, &rows, y, it->n);
+    if (it->addend != NULL)
+        it->path->steps->add(y, it->n, it->addend + first * it->addend_stride + n, it->addend_stride, rows.count,
+                             it->n - n < FR_LINEAR_OUTPUTS ? it->n - n : FR_LINEAR_OUTPUTS);
+}
+
+/* Two columns, gates and values, give one. */
+static void gated_columns(const fr_linear *it, size_t column, size_t batch) {
+    float gates[FR_LINEAR_MAX_ROWS * FR_LINEAR_OUTPUTS], values[FR_LINEAR_MAX_ROWS * FR_LINEAR_OUTPUTS];
+    const fr_linear_rows rows = rows_of(it, batch);
+    multiply(it, column, &rows, gates, FR_LINEAR_OUTPUTS);
+    multiply(it, column + 1, &rows, values, FR_LINEAR_OUTPUTS);
+    size_t stride = it->n / 2;
+    float *y = it->y + batch_start(it, batch) * stride + column / 2 * FR_LINEAR_OUTPUTS;
+    it->path->steps->gate(gates, values, rows.count, y, stride);
+}
+
+void fr_linear_part(fr_linear *it, size_t part) {
+    quantize_rows(it);
+    size_t columns = ceil_div(it->n, FR_LINEAR_OUTPUTS), step = it->gated ? 2 : 1;
+    size_t first = part * it->columns_per_part, end = first + it->columns_per_part;
+    for (size_t column = first; column < columns && column < end; column += step)
+        for (size_t batch = 0; batch < it->batches; batch++) /* the weights stay in the cache */
+            if (it->gated)
+                gated_columns(it, column, batch);
+            else
+                plain_column(it, column, batch);
+}
