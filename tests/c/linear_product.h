@@ -78,13 +78,13 @@ static inline product make(size_t rows, size_t n, size_t k, size_t group_size) {
     return it;
 }
 
-/* Scales of int4 are of bfloat16's seven bits after the point. */
+/* Scales of int4 have bfloat16's seven bits after the point, and either sign. */
 static inline void fill(product *it, uint64_t *random) {
     for (size_t i = 0; i < it->rows * it->k; i++)
         it->x[i] = random_float(random);
     for (size_t i = 0; i < it->n * it->groups; i++) {
-        float scale = 0.01f + fabsf(random_float(random));
-        it->weight_scales[i] = it->group_size == 0 ? scale : ldexpf(truncf(scale * 128.0f), -7);
+        float scale = random_float(random);
+        it->weight_scales[i] = it->group_size == 0 ? 0.01f + fabsf(scale) : ldexpf(truncf(scale * 128.0f), -7);
     }
     for (size_t i = 0; i < it->n * it->k; i++)
         it->w[i] = (int8_t)(it->group_size == 0 ? (int)(next_random(random) % 256) - 128

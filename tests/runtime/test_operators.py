@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import forerun
 from forerun_compiler.number_formats.linear_int8 import linear_int8
 from forerun_compiler.number_formats.packing import pack_blocks
+from operator_sessions import assert_mapped, open_session, run
 
 RNG = np.random.default_rng(0)
 N, K = 1000, 200
@@ -41,20 +39,6 @@ def build(
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("forerun.runtime", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
-
-
-def open_session(model: onnx.ModelProto | Path, threads: int = 2) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 4
-    options.register_custom_ops_library(str(forerun.kernel_library()))
-    source = str(model) if isinstance(model, Path) else model.SerializeToString()
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-
-def run(session: ort.InferenceSession, x: np.ndarray) -> np.ndarray:
-    (y,) = session.run(None, {"x": x})
-    assert isinstance(y, np.ndarray)
-    return y
 
 
 def rows(*shape: int) -> np.ndarray:
@@ -173,49 +157,10 @@ def test_weights_that_are_no_constants_are_checked_in_each_run() -> None:
         session.run(None, {"x": x, "w": PACKED[1:], "s": SCALE})
 
 
-MAPPED = """
-import sys
-import numpy as np
-import onnxruntime as ort
-import forerun
-
-def kilobytes(key, inside=None):
-    total, counting = 0, inside is None
-    for line in open("/proc/self/smaps"):
-        if "-" in line.split()[0]:
-            counting = inside is None or inside in line
-        elif counting and line.startswith(key + ":"):
-            total += int(line.split()[1])
-    return total
-
-def session(path):
-    options = ort.SessionOptions()
-    options.register_custom_ops_library(str(forerun.kernel_library()))
-    return ort.InferenceSession(path, options)
-
-before = kilobytes("Anonymous")
-opened = [session(sys.argv[1]), session(sys.argv[1])]
-for each in opened:
-    each.run(None, {"x": np.ones((1, 8, 4096), np.float32)})
-print(kilobytes("Rss", "weights.bin"), kilobytes("Anonymous") - before)
-"""
-
-
 def test_weights_stay_in_the_mapped_file(tmp_path: Path) -> None:
     packed = np.full((256, 64, 1024), 129, np.uint8)  # 16 MB
     model = build(packed, np.ones(4096, np.float32))
-    (tmp_path / "weights.bin").write_bytes(packed.tobytes())
-    weight = model.graph.initializer[0]
-    weight.ClearField("raw_data")
-    weight.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", "weights.bin"), ("offset", "0"), ("length", str(packed.nbytes))):
-        weight.external_data.add(key=key, value=value)
-    onnx.save(model, tmp_path / "model.onnx")
-    command = [sys.executable, "-c", MAPPED, str(tmp_path / "model.onnx")]
-    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    mapped, anonymous = int(found[0]) / 1024, int(found[1]) / 1024
-    assert mapped >= 32, f"expected both sessions to read the 16 MB from the file, found {mapped} MB of it resident"
-    assert anonymous < 12, f"expected no copy of the 16 MB, found {anonymous} MB more memory"
+    assert_mapped(model, packed, tmp_path)
 
 
 def test_the_library_of_operators_is_a_file() -> None:
