@@ -6,9 +6,9 @@ const fr_linear_format fr_linear_int4 = {.block_bytes = 512, .scale_bytes = 2, .
 /* Of one format the fastest first. */
 static const fr_linear_path *const ALL[] = {
 #if defined(__x86_64__)
-    &fr_int8_avx512,   &fr_int8_avxvnni,  &fr_int8_avx2, &fr_int4_avx512,
+    &fr_int8_avx512,   &fr_int8_avxvnni,  &fr_int8_avx2, &fr_int4_avx512, &fr_int4_avxvnni, &fr_int4_avx2,
 #elif defined(__aarch64__)
-    &fr_int8_neon,
+    &fr_int8_neon, &fr_int4_neon,
 #endif
     &fr_int8_portable, &fr_int4_portable,
 };
