@@ -8,7 +8,7 @@
 
 enum { FR_FORMAT = 3, FR_MAX_RANK = 8, FR_MAX_DRAFT = 256 };
 
-typedef enum fr_dtype { FR_INT64, FR_FLOAT32, FR_FLOAT16, FR_BFLOAT16 } fr_dtype;
+typedef enum fr_dtype { FR_INT64, FR_FLOAT32, FR_FLOAT16, FR_BFLOAT16, FR_INT8 } fr_dtype;
 
 typedef struct fr_tensor {
     const char *name;

@@ -10,7 +10,8 @@ static const struct {
 } DTYPES[] = {[FR_INT64] = {"int64", 8},
               [FR_FLOAT32] = {"float32", 4},
               [FR_FLOAT16] = {"float16", 2},
-              [FR_BFLOAT16] = {"bfloat16", 2}};
+              [FR_BFLOAT16] = {"bfloat16", 2},
+              [FR_INT8] = {"int8", 1}};
 
 size_t fr_dtype_bytes(fr_dtype dtype) {
     return DTYPES[dtype].bytes;
@@ -36,7 +37,7 @@ static void read_tensor(fr_fields *in, const fr_json *value, fr_tensor *out) {
     out->name = fr_field_string(in, value, "name");
     const char *dtype = fr_field_string(in, value, "dtype");
     if (!read_dtype(dtype, &out->dtype))
-        fr_field_wrong(in, "dtype", "int64, float32, float16 or bfloat16", fr_json_get(value, "dtype"));
+        fr_field_wrong(in, "dtype", "int64, float32, float16, bfloat16 or int8", fr_json_get(value, "dtype"));
     const fr_json *shape = fr_field_container(in, value, "shape", FR_JSON_ARRAY);
     if (shape == NULL)
         return;
@@ -90,8 +91,8 @@ static void read_graph(fr_fields *in, const fr_json *graphs, const char *section
         for (size_t i = 0; i < state->tensor.rank; i++)
             if (state->tensor.shape[i] < 0)
                 fr_field_wrong(in, "states", "fixed shapes", item);
-        /* A cache with fewer rows than the loop counts on would be written beyond its end. */
-        bool is_cache = state->tensor.rank == 4 && strcmp(state->tensor.name, "draft_probs") != 0;
+        /* A cache, or its scales, with fewer rows than the loop counts on would be written beyond its end. */
+        bool is_cache = state->tensor.rank >= 3 && strcmp(state->tensor.name, "draft_probs") != 0;
         if (is_cache && state->tensor.shape[2] < cache_rows)
             fr_field_wrong(in, "states", "caches of model.cache_rows rows", fr_json_get(item, "name"));
     }

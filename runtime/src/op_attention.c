@@ -2,88 +2,55 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define REFUSE FR_OP_ATTENTION_REFUSE
 
-int fr_op_attention_is(const fr_op_tensor *it, size_t rank, const int64_t *sizes) {
-    return it->rank == rank && memcmp(it->sizes, sizes, rank * sizeof *sizes) == 0;
+enum { OUT, K_OUT, V_OUT, K_SCALE_OUT, V_SCALE_OUT, OUTPUTS };
+
+/* The kind that a table of callbacks begins. */
+static const fr_op_attention_kind *kind_of(const OrtCustomOp *op) {
+    return (const fr_op_attention_kind *)op;
 }
 
-OrtStatus *fr_op_attention_read(const fr_op_attention *self, OrtKernelContext *context, fr_op_tensor *out,
-                                size_t count) {
+static OrtStatus *read_inputs(const fr_op_attention *self, OrtKernelContext *context, fr_op_tensor *of) {
     size_t given = 0;
     FR_OP_TRY(self->api.KernelContext_GetInputCount(context, &given));
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < FR_ATTENTION_ROLES; i++)
+        of[i] = (fr_op_tensor){.rank = 0};
+    for (size_t i = 0; i < self->kind->n_roles && i < given; i++) {
         const OrtValue *value = NULL;
-        if (i < given)
-            FR_OP_TRY(self->api.KernelContext_GetInput(context, i, &value));
-        FR_OP_TRY(fr_op_read(&self->api, value, &out[i]));
+        FR_OP_TRY(self->api.KernelContext_GetInput(context, i, &value));
+        FR_OP_TRY(fr_op_read(&self->api, value, &of[self->kind->roles[i]]));
     }
     return NULL;
 }
 
-static OrtStatus *check_tokens(const fr_op_attention *self, const fr_op_attention_inputs *in) {
-    const fr_attention *job = &self->job;
-    const fr_op_tensor *qkv = in->qkv, *k = in->k_cache, *v = in->v_cache;
-    char found[3][128];
-    int64_t width = (int64_t)((job->heads + 2 * job->kv_heads) * job->dim);
-    int64_t cache[] = {1, (int64_t)job->kv_heads, k->rank == 4 ? k->sizes[2] : 0, (int64_t)job->dim};
-    if (qkv->rank != 3 || qkv->sizes[0] != 1 || qkv->sizes[2] != width || !fr_op_attention_is(k, 4, cache) ||
-        !fr_op_attention_is(v, 4, cache))
-        return REFUSE(self, "expected qkv [1, T, %lld] and caches [1, %zu, C, %zu]; found %s, %s and %s.",
-                      (long long)width, job->kv_heads, job->dim, fr_op_show(qkv, found[0], sizeof found[0]),
-                      fr_op_show(k, found[1], sizeof found[1]), fr_op_show(v, found[2], sizeof found[2]));
-    if (!fr_op_attention_is(in->position, 1, &(int64_t){1}))
-        return REFUSE(self, "expected position [1]; found %s.", fr_op_show(in->position, found[0], sizeof found[0]));
-    int64_t position = *(const int64_t *)in->position->data, rows = qkv->sizes[1];
-    if (position < 0 || position > cache[2] || rows > cache[2] - position)
-        return REFUSE(self, "%lld rows at position %lld do not fit into a cache of %lld.", (long long)rows,
-                      (long long)position, (long long)cache[2]);
-    return NULL;
-}
-
-static OrtStatus *check_tables(const fr_op_attention *self, const fr_op_attention_inputs *in) {
-    const fr_op_tensor *const norms[] = {in->q_norm, in->k_norm}, *cosine = in->cos, *sine = in->sin;
-    const int64_t dim = (int64_t)self->job.dim, end = *(const int64_t *)in->position->data + in->qkv->sizes[1];
-    char found[2][128];
-    for (size_t i = 0; i < 2; i++)
-        if (norms[i]->data != NULL && !fr_op_attention_is(norms[i], 1, &dim))
-            return REFUSE(self, "expected norms [%lld]; found %s.", (long long)dim,
-                          fr_op_show(norms[i], found[0], sizeof found[0]));
-    if (cosine->data == NULL && sine->data == NULL)
-        return NULL;
-    if (cosine->rank != 2 || !fr_op_attention_is(sine, 2, cosine->sizes) || cosine->sizes[1] > dim / 2 ||
-        cosine->sizes[0] < end)
-        return REFUSE(self, "expected cos and sin of equal shape, [at least %lld, at most %lld]; found %s and %s.",
-                      (long long)end, (long long)(dim / 2), fr_op_show(cosine, found[0], sizeof found[0]),
-                      fr_op_show(sine, found[1], sizeof found[1]));
-    return NULL;
-}
-
-OrtStatus *fr_op_attention_take(const fr_op_attention *self, const fr_op_attention_inputs *in, fr_attention *job) {
-    FR_OP_TRY(check_tokens(self, in));
-    FR_OP_TRY(check_tables(self, in));
-    *job = self->job;
-    job->qkv = in->qkv->data, job->k_before = in->k_cache->data, job->v_before = in->v_cache->data;
-    job->q_norm = in->q_norm->data, job->k_norm = in->k_norm->data;
-    job->cos = in->cos->data, job->sin = in->sin->data;
-    job->half = job->cos != NULL ? (size_t)in->cos->sizes[1] : 0;
-    job->rows = (size_t)in->qkv->sizes[1], job->capacity = (size_t)in->k_cache->sizes[2];
-    job->position = (size_t)*(const int64_t *)in->position->data;
+static OrtStatus *take_outputs(const fr_op_attention *self, OrtKernelContext *context, const fr_op_tensor *of,
+                               fr_attention *job) {
+    const int64_t out[] = {of[FR_QKV].sizes[0], of[FR_QKV].sizes[1], (int64_t)(job->heads * job->dim)};
+    const int64_t *const cache = of[FR_K_CACHE].sizes, *const sizes[OUTPUTS] = {out, cache, cache, cache, cache};
+    static const size_t ranks[OUTPUTS] = {3, 4, 4, 3, 3};
+    void *found[OUTPUTS] = {NULL};
+    for (size_t i = 0; i < (self->kind->is_int8 ? OUTPUTS : K_SCALE_OUT); i++) {
+        OrtValue *value = NULL;
+        FR_OP_TRY(self->api.KernelContext_GetOutput(context, i, sizes[i], ranks[i], &value));
+        FR_OP_TRY(self->api.GetTensorMutableData(value, &found[i]));
+    }
+    job->out = found[OUT], job->k.rows = found[K_OUT], job->v.rows = found[V_OUT];
+    job->k.scales = found[K_SCALE_OUT], job->v.scales = found[V_SCALE_OUT];
     return NULL;
 }
 
 static void run_write(void *job, size_t part) {
-    fr_attention_write(job, part);
+    fr_attention_batch_write(job, part);
 }
 
 static void run_attend(void *job, size_t part) {
-    fr_attention_attend(job, part);
+    fr_attention_batch_attend(job, part);
 }
 
 static OrtStatus *run_parts(const fr_op_attention *self, OrtKernelContext *context, void (*run)(void *, size_t),
-                            size_t parts, fr_attention *job) {
+                            size_t parts, fr_attention_batch *job) {
     if (parts > 1)
         return self->api.KernelContext_ParallelFor(context, run, parts, 0, job);
     if (parts == 1)
@@ -91,25 +58,15 @@ static OrtStatus *run_parts(const fr_op_attention *self, OrtKernelContext *conte
     return NULL;
 }
 
-enum { OUT, K_OUT, V_OUT, OUTPUTS };
-
-size_t fr_op_attention_outputs(const OrtCustomOp *op) {
-    (void)op;
-    return OUTPUTS;
-}
-
-OrtStatus *fr_op_attention_run(const fr_op_attention *self, OrtKernelContext *context, const fr_op_attention_inputs *in,
-                               fr_attention *job) {
-    const int64_t out[] = {1, in->qkv->sizes[1], (int64_t)(job->heads * job->dim)};
-    const int64_t *const sizes[OUTPUTS] = {out, in->k_cache->sizes, in->v_cache->sizes};
-    float **const targets[OUTPUTS] = {&job->out, &job->k_cache, &job->v_cache};
-    for (size_t i = 0; i < OUTPUTS; i++) {
-        OrtValue *value = NULL;
-        FR_OP_TRY(self->api.KernelContext_GetOutput(context, i, sizes[i], i == OUT ? 3 : 4, &value));
-        FR_OP_TRY(self->api.GetTensorMutableData(value, (void **)targets[i]));
-    }
-    FR_OP_TRY(run_parts(self, context, run_write, fr_attention_writes(job), job));
-    return run_parts(self, context, run_attend, fr_attention_parts(job), job);
+static OrtStatus *compute(void *data, OrtKernelContext *context) {
+    const fr_op_attention *self = data;
+    fr_op_tensor of[FR_ATTENTION_ROLES];
+    fr_attention_batch job;
+    FR_OP_TRY(read_inputs(self, context, of));
+    FR_OP_TRY(fr_op_attention_take(self, of, &job));
+    FR_OP_TRY(take_outputs(self, context, of, &job.first));
+    FR_OP_TRY(run_parts(self, context, run_write, fr_attention_batch_writes(&job), &job));
+    return run_parts(self, context, run_attend, fr_attention_batch_parts(&job), &job);
 }
 
 static OrtStatus *choose_path(fr_op_attention *self, const OrtKernelInfo *info) {
@@ -118,12 +75,12 @@ static OrtStatus *choose_path(fr_op_attention *self, const OrtKernelInfo *info) 
     size_t n_paths = fr_attention_paths(paths), chosen = 0;
     for (size_t i = 0; i < n_paths; i++)
         names[i] = paths[i]->name;
-    FR_OP_TRY(fr_op_choose_path(&self->api, self->op, self->name, info, names, n_paths, &chosen));
+    FR_OP_TRY(fr_op_choose_path(&self->api, self->kind->name, self->name, info, names, n_paths, &chosen));
     self->job.path = paths[chosen];
     return NULL;
 }
 
-static OrtStatus *read_attributes(fr_op_attention *self, const OrtKernelInfo *info) {
+static OrtStatus *read_heads(fr_op_attention *self, const OrtKernelInfo *info) {
     enum { HEADS, KV_HEADS, DIM, INTS };
     static const char *const names[INTS] = {"num_heads", "kv_num_heads", "head_dim"};
     int64_t found[INTS];
@@ -146,25 +103,104 @@ static OrtStatus *read_attributes(fr_op_attention *self, const OrtKernelInfo *in
     return NULL;
 }
 
-OrtStatus *fr_op_attention_create(const char *op, const OrtApi *table, const OrtKernelInfo *info,
-                                  fr_op_attention **out) {
+/* A block has no window and is not causal: what `job` is when nothing says otherwise. */
+static OrtStatus *read_mask(fr_op_attention *self, const OrtKernelInfo *info) {
+    int64_t window = 0, causal = 0;
+    if (self->kind->is_block)
+        return NULL;
+    FR_OP_TRY(self->api.KernelInfoGetAttribute_int64(info, "window", &window));
+    FR_OP_TRY(self->api.KernelInfoGetAttribute_int64(info, "causal", &causal));
+    if (window < 0)
+        return REFUSE(self, "expected a window of at least 0; found %lld.", (long long)window);
+    self->job.window = (size_t)window, self->job.causal = causal != 0;
+    return NULL;
+}
+
+static OrtStatus *create(const OrtCustomOp *op, const OrtApi *table, const OrtKernelInfo *info, void **out) {
     fr_ort_api api = {.version = ""};
     fr_ort_fill(table, &api);
     fr_op_attention *self = calloc(1, sizeof *self);
     if (self == NULL)
-        return fr_op_refuse(&api, op, "", "no memory for a node.");
-    self->api = api, self->op = op;
+        return fr_op_refuse(&api, kind_of(op)->name, "", "no memory for a node.");
+    self->api = api, self->kind = kind_of(op);
     fr_op_node_name(&api, info, self->name, sizeof self->name);
     OrtStatus *status = choose_path(self, info);
     if (status == NULL)
-        status = read_attributes(self, info);
+        status = read_heads(self, info);
+    if (status == NULL)
+        status = read_mask(self, info);
     if (status != NULL)
-        fr_op_attention_destroy(self);
+        free(self);
     else
         *out = self;
     return status;
 }
 
-void fr_op_attention_destroy(void *self) {
-    free(self);
+static const char *get_name(const OrtCustomOp *op) {
+    return kind_of(op)->name;
 }
+
+static int get_input_type(const OrtCustomOp *op, size_t index) {
+    switch (kind_of(op)->roles[index]) {
+    case FR_START:
+    case FR_POSITION:
+    case FR_PARENTS:
+    case FR_ROWS:
+        return ORT_INT64;
+    case FR_K_CACHE:
+    case FR_V_CACHE:
+        return kind_of(op)->is_int8 ? ORT_INT8 : ORT_FLOAT32;
+    default:
+        return ORT_FLOAT32;
+    }
+}
+
+static int get_output_type(const OrtCustomOp *op, size_t index) {
+    return kind_of(op)->is_int8 && (index == K_OUT || index == V_OUT) ? ORT_INT8 : ORT_FLOAT32;
+}
+
+static size_t count_inputs(const OrtCustomOp *op) {
+    return kind_of(op)->n_roles;
+}
+
+static size_t count_outputs(const OrtCustomOp *op) {
+    return kind_of(op)->is_int8 ? OUTPUTS : K_SCALE_OUT;
+}
+
+static int is_optional(const OrtCustomOp *op, size_t index) {
+    return kind_of(op)->roles[index] >= FR_Q_NORM;
+}
+
+#define CALLBACKS                                                                                                      \
+    {.version = ORT_API_VERSION_USED,                                                                                  \
+     .GetName = get_name,                                                                                              \
+     .GetExecutionProviderType = fr_op_provider,                                                                       \
+     .GetInputType = get_input_type,                                                                                   \
+     .GetInputTypeCount = count_inputs,                                                                                \
+     .GetOutputType = get_output_type,                                                                                 \
+     .GetOutputTypeCount = count_outputs,                                                                              \
+     .KernelDestroy = free,                                                                                            \
+     .GetInputCharacteristic = is_optional,                                                                            \
+     .GetOutputCharacteristic = fr_op_required,                                                                        \
+     .GetInputMemoryType = fr_op_required,                                                                             \
+     .CreateKernelV2 = create,                                                                                         \
+     .KernelComputeV2 = compute}
+#define KIND(variable, text, int8, block, ...)                                                                         \
+    static const fr_op_attention_role variable##_roles[] = {__VA_ARGS__};                                              \
+    const fr_op_attention_kind variable = {.op = CALLBACKS,                                                            \
+                                           .name = (text),                                                             \
+                                           .roles = variable##_roles,                                                  \
+                                           .n_roles = sizeof variable##_roles / sizeof variable##_roles[0],            \
+                                           .is_int8 = (int8),                                                          \
+                                           .is_block = (block)};
+#define SCALES FR_K_SCALE, FR_V_SCALE
+#define TURNS FR_Q_NORM, FR_K_NORM, FR_COS, FR_SIN
+
+KIND(fr_op_cached_attention, "CachedAttention", 0, 0, FR_QKV, FR_K_CACHE, FR_V_CACHE, FR_POSITION, TURNS, FR_PARENTS,
+     FR_ROWS)
+KIND(fr_op_cached_attention_int8, "CachedAttentionInt8", 1, 0, FR_QKV, FR_K_CACHE, FR_V_CACHE, SCALES, FR_POSITION,
+     TURNS, FR_PARENTS, FR_ROWS)
+KIND(fr_op_block_attention, "BlockAttention", 0, 1, FR_QKV, FR_CONTEXT_K, FR_CONTEXT_V, FR_K_CACHE, FR_V_CACHE,
+     FR_START, FR_POSITION, TURNS)
+KIND(fr_op_block_attention_int8, "BlockAttentionInt8", 1, 1, FR_QKV, FR_CONTEXT_K, FR_CONTEXT_V, FR_K_CACHE, FR_V_CACHE,
+     SCALES, FR_START, FR_POSITION, TURNS)

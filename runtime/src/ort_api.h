@@ -35,6 +35,7 @@ enum {
     ORT_INVALID_ARGUMENT = 2,
     ORT_FLOAT32 = 1,
     ORT_UINT8 = 2,
+    ORT_INT8 = 3,
     ORT_INT64 = 7,
     ORT_FLOAT16 = 10,
     ORT_BFLOAT16 = 16,

@@ -3,8 +3,11 @@
 #include <string.h>
 
 static int element_type(fr_dtype dtype) {
-    static const int TYPES[] = {
-        [FR_INT64] = ORT_INT64, [FR_FLOAT32] = ORT_FLOAT32, [FR_FLOAT16] = ORT_FLOAT16, [FR_BFLOAT16] = ORT_BFLOAT16};
+    static const int TYPES[] = {[FR_INT64] = ORT_INT64,
+                                [FR_FLOAT32] = ORT_FLOAT32,
+                                [FR_FLOAT16] = ORT_FLOAT16,
+                                [FR_BFLOAT16] = ORT_BFLOAT16,
+                                [FR_INT8] = ORT_INT8};
     return TYPES[dtype];
 }
 

@@ -134,7 +134,7 @@ static void refuses_fields(void) {
         {"\"prefill_chunk\": 16", "\"prefill_chunk\": 0", "model.prefill_chunk"},
         {"\"bos_token_id\": null", "\"bos_token_id\": 300", "model.bos_token_id"},
         {"\"dtype\": \"float32\"", "\"dtype\": \"float64\"",
-         "graphs.round.dtype: expected int64, float32, float16 or bfloat16, found float64"},
+         "graphs.round.dtype: expected int64, float32, float16, bfloat16 or int8, found float64"},
         {"\"engines\": [", "\"engine\": [", "manifest.engines: expected a list"},
         {"\"built\": []", "\"built\": 1", "engines.built: expected a list"},
         {"\"folder\": \"report\"", "\"folder\": \"other\"", "expected \"other/round.engine\" among its files"},

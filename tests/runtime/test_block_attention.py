@@ -182,7 +182,7 @@ def test_optional_inputs(absent: tuple[str, ...]) -> None:
         ({}, {"context_position": np.array([-1])}, "of the context at position -1"),
         ({"context_position": [2]}, {"context_position": np.array([5, 5])}, r"context_position \[1\]; found \[2\]"),
         ({"context_v": [1, 3, G * D]}, {"context_v": np.zeros((1, 3, G * D), np.float32)}, r"and \[1, 3, 64\]"),
-        ({"context_k": [1, "T", D]}, {"context_k": np.zeros((1, 4, D), np.float32)}, r"\[1, T, 64\]; found \[1, 4, 32"),
+        ({"context_k": [1, "T", D]}, {"context_k": np.zeros((1, 4, D), np.float32)}, r"\[B, N, 64\]; found \[1, 4, 32"),
         ({"k_norm": [D + 1]}, {"k_norm": np.zeros(D + 1, np.float32)}, r"expected norms \[32\]; found \[33\]"),
         ({"cos": [9, 16], "sin": [9, 16]}, {n: np.zeros((9, 16), np.float32) for n in ("cos", "sin")}, "at least 10"),
     ],

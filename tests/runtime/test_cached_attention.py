@@ -182,7 +182,7 @@ def test_no_rows() -> None:
     [
         ({}, {"position": np.array([C - 2])}, "3 rows at position 98 do not fit into a cache of 100"),
         ({}, {"position": np.array([-1])}, "3 rows at position -1 do not fit"),
-        ({"qkv": [1, "T", 200]}, {"qkv": np.zeros((1, 3, 200), np.float32)}, r"expected qkv \[1, T, 256\]"),
+        ({"qkv": [1, "T", 200]}, {"qkv": np.zeros((1, 3, 200), np.float32)}, r"expected qkv \[B, T, 256\]"),
         ({"k_cache": [1, G, 7, D]}, {"k_cache": np.zeros((1, G, 7, D), np.float32)}, r"\[1, 2, 7, 32\]"),
         ({"position": [2]}, {"position": np.array([1, 2])}, r"expected position \[1\]; found \[2\]"),
         ({"q_norm": [D + 1]}, {"q_norm": np.zeros(D + 1, np.float32)}, r"expected norms \[32\]; found \[33\]"),

@@ -1,15 +1,7 @@
-#include "attention.h"
+#include "attention_parts.h"
 
 #include <math.h>
 #include <string.h>
-
-static size_t smaller(size_t a, size_t b) {
-    return a < b ? a : b;
-}
-
-static size_t larger(size_t a, size_t b) {
-    return a > b ? a : b;
-}
 
 size_t fr_attention_paths(const fr_attention_path *out[FR_ATTENTION_MAX_PATHS]) {
     static const fr_attention_path *const all[] = {
@@ -26,13 +18,8 @@ size_t fr_attention_paths(const fr_attention_path *out[FR_ATTENTION_MAX_PATHS]) 
     return count;
 }
 
-/* The query rows that share a key-value head: number r is head r % group of token r / group. */
-static size_t group_of(const fr_attention *it) {
-    return it->heads / it->kv_heads;
-}
-
 static size_t blocks_of(const fr_attention *it) {
-    return (it->rows * group_of(it) + FR_ATTENTION_ROWS - 1) / FR_ATTENTION_ROWS;
+    return (it->rows * fr_attention_group(it) + FR_ATTENTION_ROWS - 1) / FR_ATTENTION_ROWS;
 }
 
 size_t fr_attention_writes(const fr_attention *it) {
@@ -43,67 +30,11 @@ size_t fr_attention_parts(const fr_attention *it) {
     return blocks_of(it) * it->kv_heads;
 }
 
-/* A head in a new row: `index` counts those of q, then of k, then of v. */
-static const float *head_of(const fr_attention *it, size_t row, size_t index) {
-    return it->qkv + (row * (it->heads + 2 * it->kv_heads) + index) * it->dim;
-}
-
-/* Prepares a head of q or k of the token at `position`. */
-static void prepare(const fr_attention *it, size_t position, const float *norm, float factor, const float *x,
-                    float *y) {
-    size_t at = position * it->half;
-    const fr_attention_turn turn = {.norm = norm,
-                                    .epsilon = it->epsilon,
-                                    .cos = it->cos != NULL ? it->cos + at : NULL,
-                                    .sin = it->cos != NULL ? it->sin + at : NULL,
-                                    .half = it->half,
-                                    .factor = factor};
-    it->path->prepare(&turn, it->dim, x, y);
-}
-
-static void copy_around(const fr_attention *it, const float *before, float *cache) {
-    if (before == cache)
-        return;
-    size_t end = it->position + it->rows;
-    memcpy(cache, before, (it->position - it->context_rows) * it->dim * sizeof(float));
-    memcpy(cache + end * it->dim, before + end * it->dim, (it->capacity - end) * it->dim * sizeof(float));
-}
-
-static void write_row(const fr_attention *it, size_t kv_head, size_t position, const float *k, const float *v) {
-    size_t at = (kv_head * it->capacity + position) * it->dim;
-    prepare(it, position, it->k_norm, 1.0f, k, it->k_cache + at);
-    memcpy(it->v_cache + at, v, it->dim * sizeof(float));
-}
-
-void fr_attention_write(const fr_attention *it, size_t part) {
-    size_t start = part * it->capacity * it->dim;
-    copy_around(it, it->k_before + start, it->k_cache + start);
-    copy_around(it, it->v_before + start, it->v_cache + start);
-    for (size_t row = 0; row < it->context_rows; row++) {
-        size_t at = (row * it->kv_heads + part) * it->dim;
-        write_row(it, part, it->position - it->context_rows + row, it->context_k + at, it->context_v + at);
-    }
-    for (size_t row = 0; row < it->rows; row++)
-        write_row(it, part, it->position + row, head_of(it, row, it->heads + part),
-                  head_of(it, row, it->heads + it->kv_heads + part));
-}
-
-/* The keys that a token sees: from..to-1. */
-static size_t first_key(const fr_attention *it, size_t token) {
-    size_t end = it->position + token + 1;
-    return it->window > 0 && end > it->window ? end - it->window : 0;
-}
-
+/* Where the keys end that a token of the trunk sees; those of a node are seen to the tail, which comes after. */
 static size_t last_key(const fr_attention *it, size_t token) {
-    return it->position + (it->causal ? token + 1 : it->rows);
+    size_t end = it->position + (it->causal ? token + 1 : it->rows);
+    return it->nodes > 0 ? fr_smaller(end, fr_attention_tail(it)) : end;
 }
-
-/* The query rows of one part and their state, rows[] in the order of r. */
-typedef struct part_rows {
-    size_t first, count; /* of r */
-    fr_attention_row rows[FR_ATTENTION_ROWS];
-    float q[FR_ATTENTION_ROWS * FR_ATTENTION_MAX_DIM], acc[FR_ATTENTION_ROWS * FR_ATTENTION_MAX_DIM];
-} part_rows;
 
 /* The cache row where the block begins that this thread will probably read next: of the same head, then of the next. */
 static size_t next_block(const fr_attention *it, size_t head, size_t start, size_t end) {
@@ -112,49 +43,86 @@ static size_t next_block(const fr_attention *it, size_t head, size_t start, size
     return (head + 1 < it->kv_heads ? head + 1 : head) * it->capacity;
 }
 
-/* One block of keys that begins at key `start`; `end` is where the last row's keys end. */
-static void attend_block(const fr_attention *it, part_rows *mine, size_t head, size_t start, size_t end) {
+/* A block of keys: its cache rows at..at+keys-1, those that will be read next, and its first key. */
+typedef struct key_block {
+    size_t at, keys, next, start;
+} key_block;
+
+/* What a row sees of a block; false where that is nothing. */
+static int see(const fr_attention *it, const key_block *block, size_t token, fr_attention_row *row) {
+    size_t from = fr_larger(fr_attention_first_key(it, fr_attention_position(it, token)), block->start);
+    size_t to = fr_smaller(last_key(it, token), block->start + block->keys);
+    if (from < to)
+        row->from = from - block->start, row->to = to - block->start;
+    return from < to;
+}
+
+/* What a path fetches ahead while it computes: codes are fetched where they are widened, and `none` here. */
+static const float *ahead(const fr_attention *it, const fr_attention_cache *cache, size_t next, const float *none) {
+    return cache->scales == NULL ? (const float *)cache->rows + next * it->dim : none;
+}
+
+/* The part's rows over one block. Those that see something of it are one run of rows, but for a tree with a window. */
+static void attend_block(const fr_attention *it, fr_attention_part *mine, const key_block *block) {
     float turned[FR_ATTENTION_KEYS * FR_ATTENTION_MAX_DIM], scores[FR_ATTENTION_ROWS * FR_ATTENTION_KEYS];
-    size_t group = group_of(it), keys = smaller(FR_ATTENTION_KEYS, end - start), dim = it->dim;
-    size_t first = mine->count, after = 0; /* the rows that see something of it: one run of them */
+    float room[FR_ATTENTION_KEYS * FR_ATTENTION_MAX_DIM];
+    const size_t group = fr_attention_group(it), dim = it->dim;
+    int is_turned = 0;
     for (size_t i = 0; i < mine->count; i++) {
-        size_t token = (mine->first + i) / group;
-        size_t from = larger(first_key(it, token), start), to = smaller(last_key(it, token), start + keys);
-        if (from >= to)
+        size_t first = i;
+        while (i < mine->count && see(it, block, (mine->first + i) / group, &mine->rows[i]))
+            i++;
+        if (first == i)
             continue;
-        mine->rows[i].from = from - start, mine->rows[i].to = to - start;
-        first = smaller(first, i), after = i + 1;
+        const size_t count = i - first;
+        float *acc = mine->acc + first * dim;
+        if (!is_turned)
+            it->path->turn_keys(fr_attention_read(it, &it->k, block->at, block->keys, block->next, room), block->keys,
+                                dim, turned);
+        is_turned = 1;
+        it->path->score(mine->q + first * dim, count, dim, turned, block->keys, ahead(it, &it->k, block->next, turned),
+                        scores);
+        for (size_t row = 0; row < count; row++)
+            it->path->weigh(scores + row * FR_ATTENTION_KEYS, &mine->rows[first + row], it->softcap, acc + row * dim,
+                            dim);
+        const fr_attention_values values = {fr_attention_read(it, &it->v, block->at, block->keys, block->next, room),
+                                            ahead(it, &it->v, block->next, turned), dim};
+        it->path->add(scores, mine->rows + first, count, &values, acc);
     }
-    if (first >= after)
-        return;
-    size_t at = (head * it->capacity + start) * dim, count = after - first;
-    float *acc = mine->acc + first * dim;
-    size_t next = next_block(it, head, start, end) * dim;
-    const fr_attention_values values = {it->v_cache + at, it->v_cache + next, dim};
-    it->path->turn_keys(it->k_cache + at, keys, dim, turned);
-    it->path->score(mine->q + first * dim, count, dim, turned, keys, it->k_cache + next, scores);
-    for (size_t i = 0; i < count; i++)
-        it->path->weigh(scores + i * FR_ATTENTION_KEYS, &mine->rows[first + i], it->softcap, acc + i * dim, dim);
-    it->path->add(scores, mine->rows + first, count, &values, acc);
+}
+
+/* All blocks of a run without nodes; of one with nodes those before its tail. */
+static void attend_blocks(const fr_attention *it, fr_attention_part *mine, size_t head) {
+    const size_t group = fr_attention_group(it), first = mine->first / group;
+    const size_t end = last_key(it, (mine->first + mine->count - 1) / group);
+    /* No token has a position before that of the first, or of the first node. */
+    size_t start = fr_attention_first_key(it, it->position + fr_smaller(first, fr_attention_trunk(it)));
+    for (start -= start % FR_ATTENTION_KEYS; start < end; start += FR_ATTENTION_KEYS) {
+        const key_block block = {.at = head * it->capacity + start,
+                                 .keys = fr_smaller(FR_ATTENTION_KEYS, end - start),
+                                 .next = next_block(it, head, start, end),
+                                 .start = start};
+        attend_block(it, mine, &block);
+    }
 }
 
 void fr_attention_attend(const fr_attention *it, size_t part) {
-    size_t blocks = blocks_of(it), head = part / blocks, group = group_of(it), dim = it->dim;
-    part_rows mine;
+    size_t blocks = blocks_of(it), head = part / blocks, group = fr_attention_group(it), dim = it->dim;
+    fr_attention_part mine;
     mine.first = part % blocks * FR_ATTENTION_ROWS;
-    mine.count = smaller(FR_ATTENTION_ROWS, it->rows * group - mine.first);
+    mine.count = fr_smaller(FR_ATTENTION_ROWS, it->rows * group - mine.first);
     if (blocks == 1)
         fr_attention_write(it, head);
     for (size_t i = 0; i < mine.count; i++) {
         size_t token = (mine.first + i) / group, index = head * group + (mine.first + i) % group;
-        prepare(it, it->position + token, it->q_norm, it->scale, head_of(it, token, index), mine.q + i * dim);
+        fr_attention_prepare(it, fr_attention_position(it, token), it->q_norm, it->scale,
+                             fr_attention_head(it, token, index), mine.q + i * dim);
         mine.rows[i] = (fr_attention_row){.largest = -INFINITY};
         memset(mine.acc + i * dim, 0, dim * sizeof(float));
     }
-    size_t end = last_key(it, (mine.first + mine.count - 1) / group);
-    size_t start = first_key(it, mine.first / group) / FR_ATTENTION_KEYS * FR_ATTENTION_KEYS;
-    for (; start < end; start += FR_ATTENTION_KEYS)
-        attend_block(it, &mine, head, start, end);
+    attend_blocks(it, &mine, head);
+    if (it->nodes > 0)
+        fr_attention_attend_tail(it, &mine, head);
     for (size_t i = 0; i < mine.count; i++) {
         size_t r = mine.first + i;
         float *out = it->out + (r / group * it->heads + head * group + r % group) * dim;

@@ -1,4 +1,4 @@
-/* Attention of a few new rows over a cache, float32: norm, rotation, write, scores, softmax and weighted sum in one.
+/* Attention of a few new rows over a cache: norm, rotation, write, scores, softmax and weighted sum in one, in float32.
  *
  * Of each of the `rows` new tokens, at position p + row of the text:
  *
@@ -12,14 +12,24 @@
  * Query head h reads key-value head h / (heads / kv_heads). A row sees the keys 0..p+row, or without `causal` all up to
  * the last new one; with a window only those after p + row - window.
  *
+ * The last `nodes` rows may be nodes of a tree instead of a chain: `parents` gives for each its parent among the rows,
+ * or -1 where the text before the run is. A node's position is the one after its parent's, and it sees the text, the
+ * rows before the nodes, its ancestors and itself; its keys go to the cache row p + row all the same. Keys count by
+ * position then: a node's result has the bits that it has where its ancestors alone stand in its place as a chain.
+ *
+ * A cache may hold int8 codes with a scale for each head and row. Of a row x that goes there, with m = max |x|:
+ * scale = m / 127, code = x * (127 / m) rounded to the nearest, ties to even; m < 2^-100: both 0; m not finite: scale
+ * NaN and codes 0. What is read is code * scale, rounded to float32, and all that follows is the same. So is a row's
+ * own key and value: they are read as they were written.
+ *
  * Before them, `context_rows` rows of a context have only keys and values: at the positions p - context_rows to p - 1,
  * normed, rotated and written in the same way.
  *
  * A row's result never depends on the other rows of the run but by the keys that it sees, nor on how many they are, bit
  * for bit: products are summed in the order of the dimensions, values in the order of the keys, the softmax runs over
- * blocks of 64 keys that begin at multiples of 64, and keys that a row does not see take no part. The paths with fused
- * multiply and add give the same bits; the portable one differs by the rounding of its products. The exponential is our
- * own, relative error below 1.1e-7.
+ * blocks of 64 keys that begin at multiples of 64, and keys that a row does not see take no part. What is written to
+ * the caches has the same bits on every path. So have the results of the paths with fused multiply and add; the
+ * portable one differs by the rounding of its products. The exponential is our own, relative error below 1.1e-7.
  */
 #ifndef FORERUN_ATTENTION_H
 #define FORERUN_ATTENTION_H
@@ -31,7 +41,8 @@ enum {
     FR_ATTENTION_KEYS = 64,     /* of a block */
     FR_ATTENTION_ROWS = 32,     /* query rows of a part: they share one reading of the keys and values */
     FR_ATTENTION_MULTIPLE = 16, /* of the head dim */
-    FR_ATTENTION_MAX_DIM = 256  /* a part has 140 KB on the stack at this head dim */
+    FR_ATTENTION_MAX_DIM = 256, /* a part has 200 KB on the stack at this head dim, and 290 KB more with nodes */
+    FR_ATTENTION_NODES = 128    /* most nodes of a tree in one run */
 };
 
 /* What is done to one head of q or k before it is used. */
@@ -60,6 +71,10 @@ typedef struct fr_attention_path {
     const char *name;
     int (*usable)(void);
     void (*prepare)(const fr_attention_turn *turn, size_t dim, const float *restrict x, float *restrict y);
+    /* Row x [dim] to codes; returns its scale. */
+    float (*encode)(const float *x, size_t dim, int8_t *codes);
+    /* out [count][dim] = codes [count][dim] * scales [count]. `next` are the codes that will be read after these. */
+    void (*widen)(const int8_t *codes, const float *scales, size_t count, size_t dim, const int8_t *next, float *out);
     /* Turns `count` keys [count][dim] to [dim][64], zero beyond count. */
     void (*turn_keys)(const float *k, size_t count, size_t dim, float *turned);
     /* q [rows][dim] by turned keys -> scores [rows][64], at least the first `count` of each row. `next` are the keys
@@ -77,6 +92,14 @@ typedef struct fr_attention_path {
 enum { FR_ATTENTION_MAX_PATHS = 4 };
 size_t fr_attention_paths(const fr_attention_path *out[FR_ATTENTION_MAX_PATHS]);
 
+/* The keys or the values of all rows, as they were before the run and as they are after it. */
+typedef struct fr_attention_cache {
+    const void *before; /* [kv_heads][capacity][dim] float32, int8 with scales; copied where it is not `rows` itself */
+    void *rows;
+    const float *scales_before; /* [kv_heads][capacity], or NULL */
+    float *scales;
+} fr_attention_cache;
+
 /* One attention. Call fr_attention_write for each part of the first phase, then, when all are done,
  * fr_attention_attend for each of the second; within a phase in any order and by any threads. Nothing is allocated. */
 typedef struct fr_attention {
@@ -85,15 +108,20 @@ typedef struct fr_attention {
     const float *context_k, *context_v; /* [context_rows][kv_heads * dim] */
     const float *q_norm, *k_norm;       /* [dim], or NULL */
     const float *cos, *sin;             /* [at least position + rows][half], or NULL */
-    const float *k_before, *v_before;   /* [kv_heads][capacity][dim]; copied where they are not the caches themselves */
-    float *k_cache, *v_cache;
+    const int64_t *parents;             /* [rows]; of the nodes: less than the row itself, at least rows - nodes - 1 */
+    fr_attention_cache k, v;
     float *out; /* [rows][heads * dim] */
     size_t rows, heads, kv_heads, dim, capacity, position, half;
     size_t context_rows; /* of at most `position` */
+    size_t nodes;        /* at most FR_ATTENTION_NODES, 0 without `causal` */
     size_t window;       /* 0: none */
     float scale, epsilon, softcap;
     int causal;
 } fr_attention;
+
+/* How many of the last rows are nodes, of a tree that every parent[row] < row describes: those before are a chain that
+ * all others continue. */
+size_t fr_attention_count_nodes(const int64_t *parents, size_t rows);
 
 /* Parts of the first phase: 0 where few rows let each part of the second write its own keys and values. Without rows
  * there is this phase only, which copies. */

@@ -10,4 +10,5 @@ static int usable(void) {
     return 1;
 }
 
-const fr_attention_path fr_attention_portable = {"portable", usable, prepare, turn_keys, score, weigh, add};
+const fr_attention_path fr_attention_portable = {"portable", usable, prepare, encode, widen,
+                                                 turn_keys,  score,  weigh,   add};

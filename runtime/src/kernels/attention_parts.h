@@ -1,0 +1,69 @@
+/* What the files of the attention share: where rows and heads lie, and the state of the query rows of one part. */
+#ifndef FORERUN_ATTENTION_PARTS_H
+#define FORERUN_ATTENTION_PARTS_H
+
+#include "attention.h"
+
+static inline size_t fr_smaller(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
+static inline size_t fr_larger(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
+/* The query rows that share a key-value head: number r is head r % group of token r / group. */
+static inline size_t fr_attention_group(const fr_attention *it) {
+    return it->heads / it->kv_heads;
+}
+
+/* The rows of the run that are no nodes of a tree. */
+static inline size_t fr_attention_trunk(const fr_attention *it) {
+    return it->rows - it->nodes;
+}
+
+/* How many nodes stand above a token that is one, itself too; written to `path` [nodes], nearest to the trunk first. */
+size_t fr_attention_ancestors(const fr_attention *it, size_t token, size_t *path);
+
+size_t fr_attention_node_position(const fr_attention *it, size_t token);
+
+/* The position of a token in the text. */
+static inline size_t fr_attention_position(const fr_attention *it, size_t token) {
+    return token < fr_attention_trunk(it) ? it->position + token : fr_attention_node_position(it, token);
+}
+
+/* The first key that the token at `position` sees. */
+static inline size_t fr_attention_first_key(const fr_attention *it, size_t position) {
+    return it->window > 0 && position + 1 > it->window ? position + 1 - it->window : 0;
+}
+
+/* A head in a new row: `index` counts those of q, then of k, then of v. */
+static inline const float *fr_attention_head(const fr_attention *it, size_t row, size_t index) {
+    return it->qkv + (row * (it->heads + 2 * it->kv_heads) + index) * it->dim;
+}
+
+/* Prepares a head of q or k of the token at `position`. */
+void fr_attention_prepare(const fr_attention *it, size_t position, const float *norm, float factor, const float *x,
+                          float *y);
+
+/* The values of `count` rows of a cache, [count][dim] from row `at` of all heads' rows: where they lie, or widened to
+ * `room`. `next` is the row that will be read after these. */
+const float *fr_attention_read(const fr_attention *it, const fr_attention_cache *cache, size_t at, size_t count,
+                               size_t next, float *room);
+
+/* The query rows of one part and their state, rows[] in the order of r. */
+typedef struct fr_attention_part {
+    size_t first, count; /* of r */
+    fr_attention_row rows[FR_ATTENTION_ROWS];
+    float q[FR_ATTENTION_ROWS * FR_ATTENTION_MAX_DIM], acc[FR_ATTENTION_ROWS * FR_ATTENTION_MAX_DIM];
+} fr_attention_part;
+
+/* Where a run's nodes begin to matter: the start of the block of keys that holds the first node. */
+static inline size_t fr_attention_tail(const fr_attention *it) {
+    return (it->position + fr_attention_trunk(it)) / FR_ATTENTION_KEYS * FR_ATTENTION_KEYS;
+}
+
+/* All keys from fr_attention_tail on, for a run with nodes. */
+void fr_attention_attend_tail(const fr_attention *it, fr_attention_part *mine, size_t head);
+
+#endif

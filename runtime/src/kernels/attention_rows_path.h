@@ -1,0 +1,136 @@
+/* What is done to single rows on one path: norm and rotation, codes of int8, keys turned; included by attention_path.h,
+ * which says what is defined before. */
+#include "attention_vectors.h"
+
+#include <math.h>
+
+enum { KEYS = FR_ATTENTION_KEYS, LINE = 16 /* floats of a line of the cache */ };
+
+#define FETCH(address) __builtin_prefetch((address), 0, 2) /* to the second level: the first is full of this block */
+
+TARGET static void prepare(const fr_attention_turn *turn, size_t dim, const float *restrict x, float *restrict y) {
+    if (turn->norm != NULL) {
+        vec squares[PARTS / LANES] = {{0}};
+        for (size_t i = 0; i < dim; i += LANES) {
+            vec *part = &squares[i / LANES % (PARTS / LANES)];
+            *part += load(x + i) * load(x + i); /* not fused: what goes to the caches is the same on every path */
+        }
+        float inverse = 1.0f / sqrtf(total(squares) / (float)dim + turn->epsilon);
+        for (size_t i = 0; i < dim; i += LANES)
+            store(y + i, load(x + i) * inverse * load(turn->norm + i));
+    } else {
+        memcpy(y, x, dim * sizeof(float));
+    }
+    if (turn->cos != NULL) {
+        const float *restrict cosine = turn->cos, *restrict sine = turn->sin;
+        for (size_t i = 0; i < turn->half; i++) {
+            float a = y[i], b = y[i + turn->half];
+            y[i] = a * cosine[i] - b * sine[i];
+            y[i + turn->half] = a * sine[i] + b * cosine[i];
+        }
+    }
+    if (turn->factor != 1.0f)
+        for (size_t i = 0; i < dim; i += LANES)
+            store(y + i, load(y + i) * turn->factor);
+}
+
+TARGET static float encode(const float *x, size_t dim, int8_t *codes) {
+    const ints size = (ints)all(-0.0f) ^ -1; /* all bits but the sign */
+    const int32_t not_finite = 0x7F800000;
+    const float tiny = 0x1p-100f; /* 127 / m must not overflow, and m / 127 not be subnormal */
+    ints peaks = {0};
+    for (size_t i = 0; i < dim; i += LANES) {
+        ints bits = (ints)load(x + i) & size; /* floats without a sign are ordered as their bits are */
+        peaks = (ints)choose(bits > peaks, (vec)bits, (vec)peaks);
+    }
+    int32_t bits = 0;
+    for (int lane = 0; lane < LANES; lane++)
+        bits = peaks[lane] > bits ? peaks[lane] : bits;
+    float largest;
+    memcpy(&largest, &bits, sizeof largest);
+    if (bits >= not_finite || largest < tiny) {
+        memset(codes, 0, dim);
+        return bits < not_finite ? 0.0f : NAN;
+    }
+    const vec inverse = all(127.0f / largest), shift = all(0x1.8p23f); /* adding it rounds to an integer */
+    for (size_t i = 0; i < dim; i += LANES) {
+        const ints rounded = (ints)(load(x + i) * inverse + shift);
+        for (size_t lane = 0; lane < LANES; lane++)
+            codes[i + lane] = (int8_t)(rounded[lane] & 0xFF); /* which then stands in the low bits */
+    }
+    return largest / 127.0f;
+}
+
+INLINE vec floats_of(const int8_t *codes) {
+#if LANES == 16
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)codes)));
+#elif LANES == 8
+    return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)codes)));
+#else
+    return (vec){codes[0], codes[1], codes[2], codes[3]};
+#endif
+}
+
+TARGET static void widen(const int8_t *codes, const float *scales, size_t count, size_t dim, const int8_t *next,
+                         float *out) {
+    for (size_t key = 0; key < count; key++, codes += dim, next += dim, out += dim) {
+        const vec scale = all(scales[key]);
+        for (size_t i = 0; i < dim; i += LINE * sizeof(float))
+            FETCH(next + i);
+        for (size_t i = 0; i < dim; i += LANES)
+            store(out + i, floats_of(codes + i) * scale);
+    }
+}
+
+#if LANES == 16
+/* Sixteen keys by four dims: quarter i of a vector takes key 4 i + n, so that transposing within the quarters leaves
+ * the keys in order. */
+INLINE __m512 quarters(const float *from, size_t dim) {
+    __m512 x = _mm512_castps128_ps512(_mm_loadu_ps(from));
+    x = _mm512_insertf32x4(x, _mm_loadu_ps(from + 4 * dim), 1);
+    x = _mm512_insertf32x4(x, _mm_loadu_ps(from + 8 * dim), 2);
+    return _mm512_insertf32x4(x, _mm_loadu_ps(from + 12 * dim), 3);
+}
+
+INLINE void turn_some(const float *from, size_t dim, float *to) {
+    __m512 a = quarters(from, dim), b = quarters(from + dim, dim);
+    __m512 c = quarters(from + 2 * dim, dim), d = quarters(from + 3 * dim, dim);
+    __m512 ab = _mm512_unpacklo_ps(a, b), cd = _mm512_unpacklo_ps(c, d);
+    __m512 ab_high = _mm512_unpackhi_ps(a, b), cd_high = _mm512_unpackhi_ps(c, d);
+    _mm512_storeu_ps(to, _mm512_shuffle_ps(ab, cd, 0x44));
+    _mm512_storeu_ps(to + KEYS, _mm512_shuffle_ps(ab, cd, 0xEE));
+    _mm512_storeu_ps(to + 2 * KEYS, _mm512_shuffle_ps(ab_high, cd_high, 0x44));
+    _mm512_storeu_ps(to + 3 * KEYS, _mm512_shuffle_ps(ab_high, cd_high, 0xEE));
+}
+#elif defined(__x86_64__)
+/* Four keys by four dims. */
+INLINE void turn_some(const float *from, size_t dim, float *to) {
+    __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + dim);
+    __m128 c = _mm_loadu_ps(from + 2 * dim), d = _mm_loadu_ps(from + 3 * dim);
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    _mm_storeu_ps(to, a);
+    _mm_storeu_ps(to + KEYS, b);
+    _mm_storeu_ps(to + 2 * KEYS, c);
+    _mm_storeu_ps(to + 3 * KEYS, d);
+}
+#else
+INLINE void turn_some(const float *from, size_t dim, float *to) {
+    for (size_t key = 0; key < 4; key++)
+        for (size_t d = 0; d < 4; d++)
+            to[d * KEYS + key] = from[key * dim + d];
+}
+#endif
+
+TARGET static void turn_keys(const float *k, size_t count, size_t dim, float *turned) {
+    enum { AT_ONCE = LANES == 16 ? 16 : 4 };
+    size_t key = 0;
+    for (; key + AT_ONCE <= count; key += AT_ONCE)
+        for (size_t d = 0; d < dim; d += 4)
+            turn_some(k + key * dim + d, dim, turned + d * KEYS + key);
+    for (; key < count; key++)
+        for (size_t d = 0; d < dim; d++)
+            turned[d * KEYS + key] = k[key * dim + d];
+    if (count < KEYS)
+        for (size_t d = 0; d < dim; d++)
+            memset(turned + d * KEYS + count, 0, (KEYS - count) * sizeof(float));
+}

@@ -1,0 +1,81 @@
+/* The keys of a tree's nodes, and those of the text that share a block with the first of them.
+ *
+ * Scores are those of the rows by all cache rows of the tail, computed together: a score has the same bits wherever its
+ * key stands. Then each row puts the scores of the keys that it sees into the order of their positions, and what
+ * follows does to them what it would do to a chain. */
+#include "attention_parts.h"
+
+enum {
+    TAIL_BLOCKS = (FR_ATTENTION_NODES + FR_ATTENTION_KEYS - 1 + FR_ATTENTION_KEYS - 1) / FR_ATTENTION_KEYS,
+    TAIL_KEYS = TAIL_BLOCKS * FR_ATTENTION_KEYS
+};
+
+/* The cache rows from the tail on: the scores of the part's rows, and the values. */
+typedef struct tail {
+    float scores[TAIL_BLOCKS][FR_ATTENTION_ROWS * FR_ATTENTION_KEYS];
+    const float *values;
+} tail;
+
+static void score_tail(const fr_attention *it, const fr_attention_part *mine, size_t head, size_t count, tail *out,
+                       float *room) {
+    float turned[FR_ATTENTION_KEYS * FR_ATTENTION_MAX_DIM];
+    const size_t at = head * it->capacity + fr_attention_tail(it);
+    for (size_t key = 0; key < count; key += FR_ATTENTION_KEYS) {
+        size_t keys = fr_smaller(FR_ATTENTION_KEYS, count - key);
+        it->path->turn_keys(fr_attention_read(it, &it->k, at + key, keys, at + key, room), keys, it->dim, turned);
+        it->path->score(mine->q, mine->count, it->dim, turned, keys, turned, out->scores[key / FR_ATTENTION_KEYS]);
+    }
+    out->values = fr_attention_read(it, &it->v, at, count, at, room);
+}
+
+/* Adds the values of one row's block of keys; rows[key] are their cache rows from the tail on, which ascend. */
+static void add_row(const fr_attention *it, const float *weights, const fr_attention_row *row, const size_t *rows,
+                    const float *values, float *acc) {
+    for (size_t from = row->from, to; from < row->to; from = to) {
+        for (to = from + 1; to < row->to && rows[to] == rows[to - 1] + 1; to++)
+            ;
+        const fr_attention_row some = {.from = from, .to = to};
+        const float *now = values + (rows[from] - from) * it->dim; /* key number `from` is value `from` there */
+        const fr_attention_values run = {now, now, it->dim};
+        it->path->add(weights, &some, 1, &run, acc);
+    }
+}
+
+/* The row number i of the part, of a token with `seen` keys from the tail on, of which rows[] are the cache rows. */
+static void attend_row(const fr_attention *it, fr_attention_part *mine, size_t i, const tail *from, size_t first,
+                       size_t seen, const size_t *rows) {
+    fr_attention_row *row = &mine->rows[i];
+    float weights[FR_ATTENTION_KEYS] = {0}, *acc = mine->acc + i * it->dim;
+    for (size_t start = first / FR_ATTENTION_KEYS * FR_ATTENTION_KEYS; start < seen; start += FR_ATTENTION_KEYS) {
+        row->from = fr_larger(first, start) - start;
+        row->to = fr_smaller(seen - start, FR_ATTENTION_KEYS);
+        for (size_t key = row->from; key < row->to; key++) {
+            size_t at = rows[start + key];
+            weights[key] = from->scores[at / FR_ATTENTION_KEYS][i * FR_ATTENTION_KEYS + at % FR_ATTENTION_KEYS];
+        }
+        it->path->weigh(weights, row, it->softcap, acc, it->dim);
+        add_row(it, weights, row, rows + start, from->values, acc);
+    }
+}
+
+void fr_attention_attend_tail(const fr_attention *it, fr_attention_part *mine, size_t head) {
+    float room[TAIL_KEYS * FR_ATTENTION_MAX_DIM];
+    size_t rows[TAIL_KEYS], path[FR_ATTENTION_NODES], group = fr_attention_group(it);
+    const size_t start = fr_attention_tail(it), trunk = it->position + fr_attention_trunk(it);
+    const size_t last = it->position + (mine->first + mine->count - 1) / group; /* no ancestor comes after it */
+    tail all;
+    if (last < start)
+        return;
+    score_tail(it, mine, head, last + 1 - start, &all, room);
+    for (size_t i = 0; i < mine->count; i++) {
+        size_t token = (mine->first + i) / group, position = fr_attention_position(it, token);
+        if (position < start)
+            continue;
+        if (token >= fr_attention_trunk(it))
+            fr_attention_ancestors(it, token, path);
+        for (size_t key = 0; key + start <= position; key++)
+            rows[key] = key + start < trunk ? key : it->position + path[key + start - trunk] - start;
+        size_t first = fr_larger(fr_attention_first_key(it, position), start) - start;
+        attend_row(it, mine, i, &all, first, position + 1 - start, rows);
+    }
+}
