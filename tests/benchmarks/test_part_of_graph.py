@@ -22,7 +22,7 @@ from forerun_compiler.passes.fuse_addend import fuse_addend
 from forerun_compiler.passes.fuse_gate import fuse_gate
 from forerun_compiler.passes.fuse_norm import fuse_norm
 from hand_graphs import FLOAT, constant, node
-from int8_graphs import T, apply, product, quantized
+from product_graphs import T, apply, product, quantized
 from tiny_bundles import manifest
 from tiny_pairs import pair
 

@@ -71,7 +71,7 @@ def test_a_bundle_of_each_scheme_is_proven_lossless(
     assert rows["drafter.fc"].scheme == DENSE
 
 
-@pytest.mark.parametrize("name", [*(f"{scheme}-forerun" for scheme in QUANTIZED), "int8-stock"])
+@pytest.mark.parametrize("name", [*(f"{scheme}-forerun" for scheme in QUANTIZED), "int8-stock", "int4-stock"])
 def test_the_anchor_row_does_not_depend_on_the_draft(
     pair: BuiltPair, source: Source, bundles: dict[str, Path], name: str
 ) -> None:

@@ -1,19 +1,16 @@
-"""What is added to an int8 product, a residual stream or a bias, goes into the product: one meeting of threads less.
+"""What is added to a product of the project's own, a residual stream or a bias, goes into the product.
 
-The product then stands where the Add stood, because the other operand may be made after the product.
+That saves a meeting of the threads. The product then stands where the Add stood, because the other operand may be made
+after the product.
 """
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from forerun_compiler.graph import constant_array, producer, replace_node
-from forerun_compiler.number_formats.linear_int8 import LINEAR
+from forerun_compiler.graph import constant_array, replace_node
 from forerun_compiler.passes.emitter import operands
-from forerun_compiler.passes.quantize_int8 import OPERATORS
-
-ADDEND = 4
-"""The place of what is added among the inputs of an int8 product."""
+from forerun_compiler.passes.own_products import ADDEND, outputs_of, plain_product
 
 
 def fuse_addend(model: ir.Model) -> int:
@@ -24,7 +21,7 @@ def fuse_addend(model: ir.Model) -> int:
 def _fuse(add: ir.Node) -> bool:
     a, b = operands(add, 2)
     for sum_, addend in ((a, b), (b, a)):
-        product = producer(sum_, LINEAR, OPERATORS)
+        product = plain_product(sum_)
         if product is not None and _is_free(product, add) and _suits(addend, product):
             _move(product, addend, add)
             return True
@@ -40,10 +37,10 @@ def _is_free(product: ir.Node, add: ir.Node) -> bool:
 
 def _suits(addend: ir.Value, product: ir.Node) -> bool:
     """Whether it has exactly the shape of the product's output [...,N], or is a constant [...,1,N] of N numbers."""
-    x, _, scale = operands(product, 3)
-    if addend.shape is None or x.shape is None or scale.shape is None:
+    (x,) = operands(product, 1)
+    if addend.shape is None or x.shape is None:
         return False
-    shape, found = [*x.shape[:-1], scale.shape[0]], list(addend.shape)
+    shape, found = [*x.shape[:-1], outputs_of(product)], list(addend.shape)
     if constant_array(addend) is not None:
         # A constant of more dimensions would give the sum more of them.
         is_bias = len(found) <= len(shape) and found[-1:] == shape[-1:] and all(size == 1 for size in found[:-1])

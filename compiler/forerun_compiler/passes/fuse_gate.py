@@ -1,8 +1,8 @@
-"""An int8 product, gates and values side by side, and the gating behind it become one operator, GatedLinearInt8.
+"""A product of the project's own, gates and values side by side, and the gating behind it become one operator.
 
-LinearInt8 [..., 2M], Split, gate * sigmoid(gate) * value. The operator finds a gate beside its value in one run of a
-thread because blocks of 16 gates and of 16 values alternate: the packed weight's blocks and the scales are put in that
-order. The bytes of a block stay as they are.
+LinearInt8 or LinearInt4 [..., 2M], Split, gate * sigmoid(gate) * value. The operator finds a gate beside its value in
+one run of a thread because blocks of 16 gates and of 16 values alternate: the packed weight's blocks and the scales are
+put in that order. The bytes of a block stay as they are.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from forerun_compiler.graph import add_initializer, constant_array, integer, producer, replace_node
-from forerun_compiler.number_formats.linear_int8 import GATED, LINEAR, alternate_halves
+from forerun_compiler.graph import add_initializer, constant_array, integer, replace_node
+from forerun_compiler.number_formats.linear_int8 import alternate_halves
 from forerun_compiler.number_formats.packing import OUTPUTS
 from forerun_compiler.passes.emitter import operands
-from forerun_compiler.passes.fuse_addend import ADDEND
+from forerun_compiler.passes.own_products import ADDEND, GATED_OF, outputs_of, plain_product
 from forerun_compiler.passes.quantize_int8 import OPERATORS
 
 Key = tuple[ir.Value, ir.Value, bool]
@@ -57,7 +57,7 @@ def _find(split: ir.Node) -> _Gating | None:
     """Return the gating that this node begins, all of it in one graph."""
     if split.op_type != "Split" or split.domain or len(split.outputs) != 2:
         return None
-    product = producer(split.inputs[0], LINEAR, OPERATORS)
+    product = plain_product(split.inputs[0])
     if product is None or not _halves(split, product) or not _read_by(product.outputs[0], split):
         return None
     for gate, value in (split.outputs, split.outputs[::-1]):
@@ -73,7 +73,7 @@ def _halves(split: ir.Node, product: ir.Node) -> bool:
     x, weight, scale = operands(product, 3)
     if weight.const_value is None or scale.const_value is None or x.shape is None or len(product.inputs) > ADDEND:
         return False
-    width = scale.const_value.size
+    width = outputs_of(product)
     # Without sizes two outputs are two halves.
     sizes = split.inputs[1] if len(split.inputs) > 1 else None
     array = constant_array(sizes)
@@ -111,7 +111,12 @@ def _fuse(home: ir.Graph, gatings: list[_Gating]) -> None:
         assert isinstance(graph, ir.Graph)
         inputs = [product.inputs[0], *by_turns, *product.inputs[3:]]
         gated = ir.node(
-            GATED, inputs, product.attributes, domain=OPERATORS, outputs=[ir.val(None)], name=f"{product.name}.gated"
+            GATED_OF[product.op_type],
+            inputs,
+            product.attributes,
+            domain=OPERATORS,
+            outputs=[ir.val(None)],
+            name=f"{product.name}.gated",
         )
         replace_node(gating.last, [gated], gated.outputs)
         graph.remove([product, *gating.between], safe=True)
@@ -121,7 +126,7 @@ def _fuse(home: ir.Graph, gatings: list[_Gating]) -> None:
 
 
 def _by_turns(home: ir.Graph, value: ir.Value, gate_first: bool) -> ir.Value:
-    """Store the blocks [C,B,1024] of a packed weight, or the scales [N], in the operator's order."""
+    """Store a packed weight or its scales in the operator's order: [N], or by blocks of outputs, [N/16,...]."""
     array = constant_array(value)
     assert array is not None
     blocks = array.reshape(-1, OUTPUTS) if array.ndim == 1 else array

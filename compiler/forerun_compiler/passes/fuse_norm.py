@@ -1,4 +1,4 @@
-"""An RMS norm that only int8 products read goes into them: a row is normalized where it is quantized.
+"""An RMS norm that only products of the project's own read goes into them: a row is normalized where it is quantized.
 
 The operator normalizes a row in the same float32 steps whatever the width of a run, so rows still do not see each
 other. Two products of one norm both compute it, which costs less than the norm's rows written and read again.
@@ -9,16 +9,12 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from forerun_compiler.graph import integer, number
-from forerun_compiler.number_formats.linear_int8 import GATED, LINEAR
 from forerun_compiler.passes.attention_heads import DEFAULT_EPSILON
-from forerun_compiler.passes.quantize_int8 import OPERATORS
-
-NORM = 3
-"""The place of the norm's weight among the inputs of an int8 product."""
+from forerun_compiler.passes.own_products import NORM, is_own
 
 
 def fuse_norm(model: ir.Model) -> int:
-    """Fuse every RMSNormalization of whole rows whose users are all int8 products; return how many."""
+    """Fuse every RMSNormalization of whole rows whose users are all own products; return how many."""
     nodes = [node for node in model.graph.all_nodes() if node.op_type == "RMSNormalization" and not node.domain]
     return sum(_fuse(node) for node in nodes)
 
@@ -54,6 +50,5 @@ def _of_rows(norm: ir.Node, x: ir.Value, weight: ir.Value) -> bool:
 
 
 def _takes(user: ir.Node, place: int) -> bool:
-    """Whether the user is an int8 product of it, at that place of its inputs, that has no norm yet."""
-    is_product = user.domain == OPERATORS and user.op_type in (LINEAR, GATED)
-    return is_product and place == 0 and (len(user.inputs) <= NORM or user.inputs[NORM] is None)
+    """Whether the user is an own product of it, at that place of its inputs, that has no norm yet."""
+    return is_own(user) and place == 0 and (len(user.inputs) <= NORM or user.inputs[NORM] is None)

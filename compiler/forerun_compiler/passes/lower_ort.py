@@ -21,11 +21,11 @@ from forerun_compiler.passes.ordered_passes import Pass, run_passes
 from forerun_compiler.passes.own_attention import own_attention
 from forerun_compiler.passes.own_block_attention import own_block_attention
 from forerun_compiler.passes.quantize_int4 import quantize_int4
-from forerun_compiler.passes.quantize_int8 import Form, quantize_int8
+from forerun_compiler.passes.quantize_int8 import quantize_int8
 from forerun_compiler.passes.quantize_int8_static import quantize_int8_static
 from forerun_compiler.passes.stack_products import stack_products
 
-# What stands between two int8 products. A gate before an addend: a product with an addend takes no gate.
+# What stands between two products. A gate before an addend: a product with an addend takes no gate.
 _INTO_PRODUCTS = (
     Pass("fuse norms into products", fuse_norm, must_fire=False),
     Pass("fuse gates into products", fuse_gate, must_fire=False),
@@ -37,16 +37,16 @@ _RECURRENCES = Pass("fuse recurrences", fuse_recurrence, must_fire=False)
 
 def passes_for(engine: EngineTarget) -> tuple[Pass, ...]:
     """Return the ordered passes for an engine entry of a recipe: its kernels decide the form of some schemes."""
-    int8: Form = "stock" if engine.kernels == "stock" else "forerun"
+    stock = engine.kernels == "stock"
     return (
         # Models that store Q, K and V, or gate and up, as one weight have nothing to stack.
         Pass("stack products", stack_products, must_fire=False),
         # After the stacking: our own attention reads the stacked rows of Q, K and V.
-        Pass("lower attention and caches", lower_attention if engine.kernels == "stock" else _attentions, True),
+        Pass("lower attention and caches", lower_attention if stock else _attentions, True),
         Pass("lower experts", lower_experts, must_fire=False),
-        Pass("quantize int8", lambda model: quantize_int8(model, int8), must_fire=False),
-        *(() if engine.kernels == "stock" else (*_INTO_PRODUCTS, _RECURRENCES)),
-        Pass("quantize int4", lambda model: quantize_int4(model, "onnxruntime"), must_fire=False),
+        Pass("quantize int8", lambda model: quantize_int8(model, "stock" if stock else "forerun"), False),
+        Pass("quantize int4", lambda model: quantize_int4(model, "onnxruntime" if stock else "forerun"), False),
+        *(() if stock else (*_INTO_PRODUCTS, _RECURRENCES)),
         Pass("quantize int8-static", quantize_int8_static, must_fire=False),
         Pass("emulate fp8", emulate_fp8, must_fire=False),
         Pass("emulate nvfp4", emulate_nvfp4, must_fire=False),

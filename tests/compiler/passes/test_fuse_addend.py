@@ -11,7 +11,20 @@ import pytest
 from forerun_compiler.passes.emitter import Emitter
 from forerun_compiler.passes.fuse_addend import fuse_addend
 from hand_graphs import FLOAT, Array, constant, node, run
-from int8_graphs import RNG, T, all_ops, apply, branchy, evaluate, feeds_of, product, quantized, shaped
+from product_graphs import (
+    OPS,
+    RNG,
+    T,
+    all_ops,
+    apply,
+    branchy,
+    evaluate,
+    feeds_of,
+    of_each_precision,
+    product,
+    quantized,
+    shaped,
+)
 
 K, N = 70, 24
 
@@ -40,42 +53,45 @@ def check_left(inputs: Sequence[ir.Value], nodes: Sequence[ir.Node], outputs: Se
     assert all_ops(model) == before
 
 
+@of_each_precision
 @pytest.mark.parametrize("first", [True, False])
-def test_a_residual_that_is_made_after_the_product(first: bool) -> None:
+def test_a_residual_that_is_made_after_the_product(scheme: str, first: bool) -> None:
     x, residual = rows(), rows("residual", N)
-    inner = product(x, "p", N)
+    inner = product(x, "p", N, scheme=scheme)
     late = node("Neg", [residual], ("late", [1, T, N]))
     operands = (inner.outputs[0], late.outputs[0]) if first else (late.outputs[0], inner.outputs[0])
     last = added(*operands)
     model = quantized([x, residual], [inner, late, last], last.outputs)
     check_numbers(model, 1)
-    assert [each.op_type for each in model.graph] == ["Neg", "LinearInt8"]
+    assert [each.op_type for each in model.graph] == ["Neg", OPS[scheme]]
     _, fused = model.graph
     assert fused.inputs[3] is None  # no norm
     assert [value.name if value is not None else "" for value in fused.inputs[3:]] == ["", "late"]
 
 
-def test_a_residual_stream() -> None:
+@of_each_precision
+def test_a_residual_stream(scheme: str) -> None:
     """Each sum is read by the next product and added to its output."""
     x = rows("x", N)
     nodes, stream = [], x
     for number in range(3):
-        nodes.append(product(stream, f"p{number}", N))
+        nodes.append(product(stream, f"p{number}", N, scheme=scheme))
         nodes.append(added(stream, nodes[-1].outputs[0], f"sum{number}"))
         stream = nodes[-1].outputs[0]
     model = quantized([x], nodes, [stream])
     check_numbers(model, 3)
-    assert all_ops(model) == ["LinearInt8"] * 3
+    assert all_ops(model) == [OPS[scheme]] * 3
 
 
+@of_each_precision
 @pytest.mark.parametrize("shape", [[N], [1, N], [1, 1, N]])
-def test_a_bias(shape: list[int]) -> None:
+def test_a_bias(scheme: str, shape: list[int]) -> None:
     x = rows()
-    inner = product(x, "p", N)
+    inner = product(x, "p", N, scheme=scheme)
     last = added(constant("bias", RNG.standard_normal(shape)), inner.outputs[0])
     model = quantized([x], [inner, last], last.outputs)
     check_numbers(model, 1)
-    assert all_ops(model) == ["LinearInt8"]
+    assert all_ops(model) == [OPS[scheme]]
 
 
 def test_a_product_takes_one_addend() -> None:
@@ -97,17 +113,18 @@ def test_of_two_products_one_is_added_to_the_other() -> None:
     assert all_ops(model) == ["LinearInt8", "LinearInt8"]
 
 
-def test_in_a_branch() -> None:
+@of_each_precision
+def test_in_a_branch(scheme: str) -> None:
     weight = constant("w", RNG.standard_normal((K, K)))
 
     def fill(emit: Emitter, x: ir.Value) -> ir.Value:
-        inner = product(x, "p", K, weight)
+        inner = product(x, "p", K, weight, scheme=scheme)
         emit.add(inner)
         return shaped(emit("Add", inner.outputs[0], x), K)
 
     model = branchy(K, K, fill)
     check_numbers(model, 1)
-    assert all_ops(model) == ["LinearInt8"]
+    assert all_ops(model) == [OPS[scheme]]
 
 
 @pytest.mark.parametrize("shape", [[1, T, 1], [1, "S", N], [1, 1, N], [1, None, N], [1, 1, T, N], [], None])

@@ -15,13 +15,26 @@ from forerun_compiler.passes.fuse_addend import fuse_addend
 from forerun_compiler.passes.fuse_gate import fuse_gate
 from forerun_compiler.passes.fuse_norm import fuse_norm
 from hand_graphs import FLOAT, INT, constant, node, run
-from int8_graphs import RNG, T, all_ops, apply, branchy, evaluate, feeds_of, product, quantized, shaped
 from linear_graphs import close
+from product_graphs import (
+    OPS,
+    RNG,
+    T,
+    all_ops,
+    apply,
+    branchy,
+    evaluate,
+    feeds_of,
+    of_each_precision,
+    product,
+    quantized,
+    shaped,
+)
 
 K, HALF = 70, 48
 TOLERANCE = 1e-6
 """Of the largest output: one sigmoid against another."""
-WHOLE = ["LinearInt8", "Mul", "Mul", "Sigmoid", "Split"]
+AROUND = ["Mul", "Mul", "Sigmoid", "Split"]
 
 
 def rows(name: str = "x") -> ir.Value:
@@ -66,14 +79,15 @@ def check_left(model: ir.Model) -> None:
     assert all_ops(model) == before
 
 
+@of_each_precision
 @pytest.mark.parametrize(("gate_first", "a", "b"), list(itertools.product([True, False], repeat=3)))
-def test_a_gating_of_any_order(gate_first: bool, a: bool, b: bool) -> None:
+def test_a_gating_of_any_order(scheme: str, gate_first: bool, a: bool, b: bool) -> None:
     x = rows()
-    first = product(x, "wide", 2 * HALF)
+    first = product(x, "wide", 2 * HALF, scheme=scheme)
     gate = gating(first.outputs[0], gate_first=gate_first, order=(a, b))
     model = quantized([x], [first, *gate], gate[-1].outputs)
     check_numbers(model, 1)
-    assert all_ops(model) == ["GatedLinearInt8"]
+    assert all_ops(model) == [f"Gated{OPS[scheme]}"]
 
 
 def test_blocks_of_gates_and_values_take_turns() -> None:
@@ -94,10 +108,26 @@ def test_blocks_of_gates_and_values_take_turns() -> None:
     np.testing.assert_array_equal(scale, arrays["wide.w.int8.scale"][order])
 
 
-def test_a_norm_stays_with_the_product() -> None:
+def test_blocks_of_int4_and_their_scales_take_turns() -> None:
+    x = rows()
+    first = product(x, "wide", 2 * HALF, scheme="int4-group32")
+    gate = gating(first.outputs[0])
+    model = quantized([x], [first, *gate], gate[-1].outputs)
+    arrays = {name: value.const_value.numpy() for name, value in model.graph.initializers.items() if value.const_value}
+    assert apply(model, fuse_gate) == 1
+    for name in ("wide.w.int4-group32", "wide.w.int4-group32.scale"):
+        new = model.graph.initializers[f"{name}.gated"].const_value
+        assert new is not None
+        np.testing.assert_array_equal(new.numpy(), arrays[name][[0, 3, 1, 4, 2, 5]])
+    (fused,) = model.graph
+    assert {name: each.as_int() for name, each in fused.attributes.items()} == {"group_size": 32, "outputs": 2 * HALF}
+
+
+@of_each_precision
+def test_a_norm_stays_with_the_product(scheme: str) -> None:
     x = rows()
     norm = node("RMSNormalization", [x, constant("n", RNG.uniform(0.5, 2, K))], ("normed", [1, T, K]), epsilon=0.25)
-    first = product(norm.outputs[0], "wide", 2 * HALF)
+    first = product(norm.outputs[0], "wide", 2 * HALF, scheme=scheme)
     gate = gating(first.outputs[0])
     model = quantized([x], [norm, first, *gate], gate[-1].outputs)
     assert apply(model, fuse_norm) == 1
@@ -108,17 +138,18 @@ def test_a_norm_stays_with_the_product() -> None:
     assert fuse_addend(model) == 0
 
 
-def test_two_gatings_of_one_weight_share_it() -> None:
+@of_each_precision
+def test_two_gatings_of_one_weight_share_it(scheme: str) -> None:
     x, y = rows(), rows("y")
     weight = constant("w", RNG.standard_normal((2 * HALF, K)))
     nodes: list[ir.Node] = []
     for each in (x, y):
-        nodes.append(product(each, f"{each.name}.wide", 2 * HALF, weight))
+        nodes.append(product(each, f"{each.name}.wide", 2 * HALF, weight, scheme=scheme))
         nodes += gating(nodes[-1].outputs[0], f"{each.name}.out")
     model = quantized([x, y], nodes, [nodes[4].outputs[0], nodes[9].outputs[0]])
     check_numbers(model, 2)
-    assert all_ops(model) == ["GatedLinearInt8"] * 2
-    assert sorted(model.graph.initializers) == ["w.int8.gated", "w.int8.scale.gated"]
+    assert all_ops(model) == [f"Gated{OPS[scheme]}"] * 2
+    assert sorted(model.graph.initializers) == [f"w.{scheme}.gated", f"w.{scheme}.scale.gated"]
 
 
 @pytest.mark.parametrize("other", ["a product", "a gating in another order"])
@@ -132,11 +163,12 @@ def test_a_weight_is_not_stored_in_two_orders(other: str) -> None:
     check_left(quantized([x], nodes, [nodes[4].outputs[0], nodes[-1].outputs[0]]))
 
 
-def test_in_a_branch() -> None:
+@of_each_precision
+def test_in_a_branch(scheme: str) -> None:
     weight = constant("w", RNG.standard_normal((2 * HALF, K)))
 
     def fill(emit: Emitter, x: ir.Value) -> ir.Value:
-        first = product(x, "wide", 2 * HALF, weight)
+        first = product(x, "wide", 2 * HALF, weight, scheme=scheme)
         nodes = [first, *gating(first.outputs[0])]
         for each in nodes:
             emit.add(each)
@@ -145,7 +177,7 @@ def test_in_a_branch() -> None:
 
     model = branchy(K, HALF, fill)
     check_numbers(model, 1)
-    assert all_ops(model) == ["GatedLinearInt8"]
+    assert all_ops(model) == [f"Gated{OPS[scheme]}"]
 
 
 def test_a_product_outside_does_not_move_into_a_branch() -> None:
@@ -182,10 +214,11 @@ def test_what_something_else_reads_stays(index: int, reader: str) -> None:
     check_left(quantized([x], nodes, outputs))
 
 
+@of_each_precision
 @pytest.mark.parametrize("n", [80, 90])
-def test_halves_that_are_no_whole_blocks_stay(n: int) -> None:
+def test_halves_that_are_no_whole_blocks_stay(scheme: str, n: int) -> None:
     x = rows()
-    first = product(x, "wide", n)
+    first = product(x, "wide", n, scheme=scheme)
     gate = gating(first.outputs[0], half=n // 2)
     check_left(quantized([x], [first, *gate], gate[-1].outputs))
 
@@ -221,12 +254,13 @@ def test_other_graphs_stay(kind: str) -> None:
     check_left(quantized(inputs, [first, *nodes], nodes[-1].outputs))
 
 
-def test_a_product_with_an_addend_takes_no_gate() -> None:
+@of_each_precision
+def test_a_product_with_an_addend_takes_no_gate(scheme: str) -> None:
     x = rows()
-    first = product(x, "wide", 2 * HALF)
+    first = product(x, "wide", 2 * HALF, scheme=scheme)
     biased = node("Add", [first.outputs[0], constant("b", RNG.standard_normal(2 * HALF))], ("biased", [1, T, 2 * HALF]))
     gate = gating(biased.outputs[0])
     model = quantized([x], [first, biased, *gate], gate[-1].outputs)
     assert apply(model, fuse_addend) == 1
-    assert all_ops(model) == WHOLE
+    assert all_ops(model) == [OPS[scheme], *AROUND]
     check_left(model)

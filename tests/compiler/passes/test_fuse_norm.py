@@ -11,8 +11,20 @@ import pytest
 from forerun_compiler.passes.emitter import Emitter
 from forerun_compiler.passes.fuse_norm import fuse_norm
 from hand_graphs import FLOAT, constant, node, run
-from int8_graphs import RNG, T, all_ops, apply, branchy, evaluate, feeds_of, product, quantized
 from linear_graphs import close
+from product_graphs import (
+    OPS,
+    RNG,
+    T,
+    all_ops,
+    apply,
+    branchy,
+    evaluate,
+    feeds_of,
+    of_each_precision,
+    product,
+    quantized,
+)
 
 K, N = 70, 24
 TOLERANCE = 1e-5
@@ -38,14 +50,15 @@ def check_numbers(model: ir.Model, fused: int) -> None:
         np.testing.assert_array_equal(array, after[name], name)
 
 
+@of_each_precision
 @pytest.mark.parametrize(("attributes", "epsilon"), [({"axis": -1, "epsilon": 0.25}, 0.25), ({"axis": 2}, 1e-5)])
-def test_a_norm_goes_into_all_its_products(attributes: dict[str, Any], epsilon: float) -> None:
+def test_a_norm_goes_into_all_its_products(scheme: str, attributes: dict[str, Any], epsilon: float) -> None:
     x = rows()
     norm = normed(x, **attributes)
-    products = [product(norm.outputs[0], "p", N), product(norm.outputs[0], "q", 7)]
+    products = [product(norm.outputs[0], "p", N, scheme=scheme), product(norm.outputs[0], "q", 7, scheme=scheme)]
     model = quantized([x], [norm, *products], [each.outputs[0] for each in products])
     check_numbers(model, 1)
-    assert all_ops(model) == ["LinearInt8"] * 2
+    assert all_ops(model) == [OPS[scheme]] * 2
     for each in model.graph:
         assert [value.name for value in (each.inputs[0], each.inputs[3]) if value is not None] == ["x", "normed.w"]
         assert each.attributes["epsilon"].as_float() == np.float32(epsilon)
@@ -61,13 +74,14 @@ def test_a_product_takes_one_norm() -> None:
     assert all_ops(model) == ["LinearInt8", "RMSNormalization"]
 
 
-def test_norms_in_branches_and_products_in_branches() -> None:
+@of_each_precision
+def test_norms_in_branches_and_products_in_branches(scheme: str) -> None:
     weight, array = constant("w", RNG.standard_normal((N, K))), RNG.uniform(0.5, 2, K)
 
     def inside(emit: Emitter, x: ir.Value) -> ir.Value:
         norm = normed(x, weight=emit.constant(array, np.float32))
         emit.add(norm)
-        last = product(norm.outputs[0], "p", N, weight)
+        last = product(norm.outputs[0], "p", N, weight, scheme=scheme)
         emit.add(last)
         return last.outputs[0]
 
@@ -76,15 +90,15 @@ def test_norms_in_branches_and_products_in_branches() -> None:
         norm = normed(x, weight=emit.constant(array, np.float32))
         assert user.graph is not None
         user.graph.insert_before(user, norm)
-        last = product(norm.outputs[0], "p", N, weight)
+        last = product(norm.outputs[0], "p", N, weight, scheme=scheme)
         emit.add(last)
         return last.outputs[0]
 
     for fill in (inside, outside):
         model = branchy(K, N, fill)
-        assert all_ops(model) == ["LinearInt8", "RMSNormalization"]
+        assert all_ops(model) == [OPS[scheme], "RMSNormalization"]
         check_numbers(model, 1)
-        assert all_ops(model) == ["LinearInt8"]
+        assert all_ops(model) == [OPS[scheme]]
 
 
 @pytest.mark.parametrize("reader", ["another op", "the graph's caller", "a branch"])

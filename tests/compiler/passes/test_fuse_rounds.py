@@ -1,4 +1,4 @@
-"""Whole graphs at int8 with all fusions: what is left, what they compute, and rows of the same bits at any width."""
+"""Whole graphs of int8 and of int4 with all fusions: what is left, its numbers, and rows of the same bits at any width."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ TOLERANCE = 0.01
 """Of the largest number of a cache. A norm's sum is rounded in another order: a code may round to the other side."""
 TOKENS = 24
 PASSES = passes_for(EngineTarget())
+SCHEMES = {"int8": "LinearInt8", "int4-group32": "LinearInt4"}
 WITHOUT = tuple(step for step in PASSES if not step.name.startswith("fuse "))
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+@pytest.fixture(scope="module", params=SCHEMES)
+def folders(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[bool, Path]:
     """Both graphs, fused and not."""
-    return {fused: written(tmp_path_factory.mktemp("graphs"), fused)[0] for fused in (True, False)}
+    folder = tmp_path_factory.mktemp
+    return {fused: written(folder("graphs"), fused, request.param)[0] for fused in (True, False)}
 
 
-def written(folder: Path, fused: bool) -> tuple[Path, CompiledGraphs]:
+def written(folder: Path, fused: bool, scheme: str) -> tuple[Path, CompiledGraphs]:
     linked = pair().linked
     graphs = linked.round.clone(), linked.plain.clone()
     for graph in graphs:
-        assign_precision(graph, Precision("int8", "int8", "int8", "int8"))
+        assign_precision(graph, Precision(scheme, scheme, scheme, scheme))
         lower_ort(graph, PASSES if fused else WITHOUT)
     compiled = CompiledGraphs(*graphs, linked.facts)
     engine.write(compiled, folder)
@@ -55,11 +57,13 @@ def caches(file: Path, tokens: Array, step: int) -> dict[str, Array]:
     return {name: state[:, :, : len(tokens)] for name, state in runner.states.items() if name != "draft_probs"}
 
 
-def test_a_step_of_plain_decoding_is_little_but_products_and_attention(tmp_path: Path) -> None:
-    _, graphs = written(tmp_path, fused=True)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_step_of_plain_decoding_is_little_but_products_and_attention(tmp_path: Path, scheme: str) -> None:
+    _, graphs = written(tmp_path, True, scheme)
     ops = Counter(node.op_type for node in graphs.plain.graph.all_nodes())
     # A layer: q, k and v; o; gate and up; down. At the end the LM head.
-    assert (ops["LinearInt8"], ops["GatedLinearInt8"], ops["CachedAttention"]) == (3 * 3 + 1, 3, 3)
+    product = SCHEMES[scheme]
+    assert (ops[product], ops[f"Gated{product}"], ops["CachedAttention"]) == (3 * 3 + 1, 3, 3)
     assert ops["RMSNormalization"] == 1  # the last one: of its rows some are chosen
     assert not ops.keys() & {"Add", "Split", "Sigmoid"}
 

@@ -49,7 +49,7 @@ def test_only_our_own_operators_take_in_what_stands_between_products() -> None:
     into = ["fuse norms into products", "fuse gates into products", "fuse addends into products"]
     assert fusions == [*into, "fuse recurrences"]
     assert [name for name in own if name not in fusions] == stock
-    assert own.index(fusions[0]) == own.index("quantize int8") + 1
+    assert own.index(fusions[0]) == own.index("quantize int4") + 1
 
 
 def test_the_table_names_every_pass_once() -> None:

@@ -1,4 +1,4 @@
-"""INT4 products in both forms: ops, one copy of the codes, numbers, padding and refusals."""
+"""INT4 products in all three forms: ops, one copy of the codes, numbers, padding and refusals."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from forerun_compiler.engines.onnxruntime import write_graphs
 from forerun_compiler.errors import PassError
 from forerun_compiler.graph import remove_unused
 from forerun_compiler.number_formats import int4
-from forerun_compiler.passes.quantize_int4 import packed, quantize_int4
+from forerun_compiler.number_formats.linear_int4 import linear_int4
+from forerun_compiler.passes.quantize_int4 import Form, packed, quantize_int4
 from forerun_compiler.schemes import INT4_GROUPS
-from hand_graphs import op_types, run
+from hand_graphs import Array, op_types, run
 from linear_graphs import (
     close,
     expected,
@@ -30,6 +31,29 @@ from linear_graphs import (
 EXACT = 1e-6
 # The library rounds activations to int8, so one number is off by up to 1/254 of its group's largest.
 LIBRARY = 2e-2
+
+
+def reference(x: Array, weight: Array, group: int) -> Array:
+    encoded = int4.encode(weight, group)
+    return linear_int4(x, encoded.rows(), encoded.scale, group)
+
+
+@pytest.mark.parametrize("scheme", INT4_GROUPS)
+@pytest.mark.parametrize("columns", [72, 256])
+def test_the_own_operator_gives_the_references_bits(scheme: str, columns: int) -> None:
+    weight, feeds, group = random_weight(k=columns), random_inputs(k=columns), INT4_GROUPS[scheme]
+    model = two_products(weight, scheme)
+    assert quantize_int4(model) == 2
+    remove_unused(model)
+    assert op_types(model) == ["LinearInt4"] * 2
+    stored = {name: value.const_value for name, value in model.graph.initializers.items()}
+    assert {name: each.shape.numpy() for name, each in stored.items() if each is not None} == {
+        f"w.{scheme}": (2, -(-columns // 64), 512),
+        f"w.{scheme}.scale": (2, -(-columns // group), 16),
+    }
+    found = run(model, feeds)
+    np.testing.assert_array_equal(found["p"], reference(feeds["a"], weight, group))
+    np.testing.assert_array_equal(found["q"], reference(feeds["b"], weight, group))
 
 
 @pytest.mark.parametrize("scheme", INT4_GROUPS)
@@ -56,9 +80,10 @@ def test_the_librarys_op_takes_blocks_that_are_not_full(columns: int) -> None:
     close(run(model, feeds), {"p": expected(feeds["a"], decoded)}, LIBRARY)
 
 
-def test_a_rows_result_does_not_depend_on_the_others() -> None:
+@pytest.mark.parametrize("form", ["forerun", "onnxruntime"])
+def test_a_rows_result_does_not_depend_on_the_others(form: Form) -> None:
     model, feeds = two_products(random_weight(k=256), "int4"), random_inputs(k=256)
-    quantize_int4(model, "onnxruntime")
+    quantize_int4(model, form)
     before = run(model, feeds)["p"]
     feeds["a"][0, 1:] *= 100
     np.testing.assert_array_equal(run(model, feeds)["p"][0, 0], before[0, 0])
@@ -100,15 +125,15 @@ def test_four_bit_codes_come_back_from_the_weights_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.numpy().astype(np.int8), stored.numpy().astype(np.int8))
 
 
-@pytest.mark.parametrize("form", ["onnxruntime", "standard"])
-def test_products_in_branches(form: str) -> None:
+@pytest.mark.parametrize("form", ["forerun", "onnxruntime", "standard"])
+def test_products_in_branches(form: Form) -> None:
     weight, x = random_weight(), np.abs(random_inputs()["b"])
     model = product_in_a_branch(weight, "int4-group32")
-    assert quantize_int4(model, form) == 1  # type: ignore[arg-type]
+    assert quantize_int4(model, form) == 1
     remove_unused(model)
     decoded = int4.encode(weight, 32).decode()
     # ONNX Runtime cannot open the standard form in a branch: its own fusion does not find the weight around it.
-    evaluate = run if form == "onnxruntime" else dialect.evaluate
+    evaluate = dialect.evaluate if form == "standard" else run
     close(evaluate(model, {"x": x}), {"y": expected(x, decoded)}, LIBRARY)
     assert not evaluate(model, {"x": -x})["y"].any()
 

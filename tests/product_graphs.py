@@ -1,21 +1,25 @@
-"""Graphs of int8 products by hand, and their numbers by ONNX's evaluator with the operators' numpy references."""
+"""Graphs of the project's own products by hand, and their numbers by ONNX's evaluator with the numpy references."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+import pytest
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from forerun_compiler.graph import check_graph, remove_unused
-from forerun_compiler.number_formats.linear_int8 import GATED, LINEAR, Norm, gated_linear_int8, linear_int8
-from forerun_compiler.number_formats.packing import unpack_blocks
+from forerun_compiler.number_formats.linear_int4 import gated_linear_int4, linear_int4
+from forerun_compiler.number_formats.linear_int8 import Norm, gated_linear_int8, linear_int8
+from forerun_compiler.number_formats.packing import unpack_blocks, unpack_nibbles, unpack_scales
 from forerun_compiler.passes.emitter import Emitter
-from forerun_compiler.passes.quantize_int8 import OPERATORS, SCHEME, quantize_int8
+from forerun_compiler.passes.quantize_int4 import quantize_int4
+from forerun_compiler.passes.quantize_int8 import OPERATORS, quantize_int8
 from hand_graphs import FLOAT, constant, make_model
 from linear_graphs import linear
 
@@ -23,19 +27,22 @@ Array = npt.NDArray[Any]
 RNG = np.random.default_rng(0)
 ROWS = 5
 T = "T"
+OPS = {"int8": "LinearInt8", "int4-group32": "LinearInt4"}
+"""By scheme, the operator that it becomes; 70 inputs are three groups, the last of 6."""
+of_each_precision = pytest.mark.parametrize("scheme", OPS)
 
 
-def product(x: ir.Value, out: str, n: int, weight: ir.Value | None = None) -> ir.Node:
-    """A Linear at int8 of `n` outputs, of a random weight unless one is given."""
+def product(x: ir.Value, out: str, n: int, weight: ir.Value | None = None, scheme: str = "int8") -> ir.Node:
+    """A Linear of `n` outputs, of a random weight unless one is given."""
     assert x.shape is not None
-    return linear(x, weight or constant(f"{out}.w", RNG.standard_normal((n, int(str(x.shape[-1]))))), out, SCHEME)
+    return linear(x, weight or constant(f"{out}.w", RNG.standard_normal((n, int(str(x.shape[-1]))))), out, scheme)
 
 
 def quantized(inputs: Sequence[ir.Value], nodes: Sequence[ir.Node], outputs: Sequence[ir.Value]) -> ir.Model:
-    """A model whose Linears are the project's own int8 operator."""
+    """A model whose Linears are the project's own operators."""
     assert len(nodes) <= 15
     model = make_model(inputs, nodes, outputs)
-    assert quantize_int8(model) > 0
+    assert quantize_int8(model) + quantize_int4(model) > 0
     remove_unused(model)
     return model
 
@@ -52,7 +59,7 @@ def branchy(k: int, n: int, fill: Callable[[Emitter, ir.Value], ir.Value]) -> ir
     y.name, y.type, y.shape = "y", ir.TensorType(FLOAT), ir.Shape([1, T, n])
     graph.outputs.append(y)
     model = ir.Model(graph, ir_version=11)
-    assert quantize_int8(model) > 0
+    assert quantize_int8(model) + quantize_int4(model) > 0
     remove_unused(model)
     return model
 
@@ -89,26 +96,52 @@ def all_ops(model: ir.Model) -> list[str]:
 
 def evaluate(model: ir.Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """Run the model on no execution library."""
-    session = ReferenceEvaluator(ir.to_proto(model), new_ops=[_LINEAR, _GATED])
+    session = ReferenceEvaluator(ir.to_proto(model), new_ops=_RUNS)
     return dict(zip(session.output_names, session.run(None, dict(feeds)), strict=True))
 
 
-def _read(x: Array, packed: Array, scale: Array, norm: Array | None, epsilon: float | None) -> tuple[Any, ...]:
-    codes = unpack_blocks(packed, len(scale), x.shape[-1])
-    assert (norm is None) == (epsilon is None)
-    return x, codes, scale, None if norm is None or epsilon is None else Norm(norm, epsilon)
+def _norm(weight: Array | None, epsilon: float | None) -> Norm | None:
+    assert (weight is None) == (epsilon is None)
+    return None if weight is None or epsilon is None else Norm(weight, epsilon)
 
 
-def _linear(
+def _linear_int8(
     self: Any, x: Array, packed: Array, scale: Array, norm: Any = None, addend: Any = None, epsilon: Any = None
 ) -> tuple[Array]:
-    return (linear_int8(*_read(x, packed, scale, norm, epsilon), addend=addend),)
+    codes = unpack_blocks(packed, len(scale), x.shape[-1])
+    return (linear_int8(x, codes, scale, _norm(norm, epsilon), addend),)
 
 
-def _gated(self: Any, x: Array, packed: Array, scale: Array, norm: Any = None, epsilon: Any = None) -> tuple[Array]:
-    return (gated_linear_int8(*_read(x, packed, scale, norm, epsilon)),)
+def _gated_int8(
+    self: Any, x: Array, packed: Array, scale: Array, norm: Any = None, epsilon: Any = None
+) -> tuple[Array]:
+    codes = unpack_blocks(packed, len(scale), x.shape[-1])
+    return (gated_linear_int8(x, codes, scale, _norm(norm, epsilon)),)
 
 
-_LINEAR, _GATED = (
-    type(name, (OpRun,), {"op_domain": OPERATORS, "_run": run}) for name, run in ((LINEAR, _linear), (GATED, _gated))
-)
+def _read_int4(x: Array, packed: Array, scale: Array, group_size: int, outputs: int) -> tuple[Any, ...]:
+    assert scale.dtype == ml_dtypes.bfloat16
+    return x, unpack_nibbles(packed, outputs, x.shape[-1]), unpack_scales(scale, outputs), group_size
+
+
+def _linear_int4(
+    self: Any, x: Array, packed: Array, scale: Array, norm: Any = None, addend: Any = None, **attributes: Any
+) -> tuple[Array]:
+    norm = _norm(norm, attributes.pop("epsilon", None))
+    return (linear_int4(*_read_int4(x, packed, scale, **attributes), norm, addend),)
+
+
+def _gated_int4(self: Any, x: Array, packed: Array, scale: Array, norm: Any = None, **attributes: Any) -> tuple[Array]:
+    norm = _norm(norm, attributes.pop("epsilon", None))
+    return (gated_linear_int4(*_read_int4(x, packed, scale, **attributes), norm),)
+
+
+_RUNS = [
+    type(name, (OpRun,), {"op_domain": OPERATORS, "_run": run})
+    for name, run in {
+        "LinearInt8": _linear_int8,
+        "GatedLinearInt8": _gated_int8,
+        "LinearInt4": _linear_int4,
+        "GatedLinearInt4": _gated_int4,
+    }.items()
+]
