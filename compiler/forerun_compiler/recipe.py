@@ -128,7 +128,11 @@ def _checkpoint(section: Section) -> tuple[str, bool]:
             raise section.error("model", f"expected a checkpoint with a config.json, found none in {folder}")
         return str(folder), True
     if not _HUB_NAME.fullmatch(given):
-        raise section.error("model", f"expected a folder or a hub name such as Qwen/Qwen3-4B, found no folder {folder}")
+        raise section.error(
+            "model",
+            f"expected a folder or a hub name such as Qwen/Qwen3-4B, found no folder {folder}; correct the path, or "
+            "make or download the checkpoint first: the first lines of a recipe may say how",
+        )
     return given, False
 
 

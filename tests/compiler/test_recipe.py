@@ -265,6 +265,22 @@ def test_the_shipped_recipes_of_real_pairs(size: str) -> None:
     assert (recipe.drafter.family, recipe.draft_len) == ("dspark", 7)
 
 
+def test_the_recipe_of_a_pair_that_is_made_first(tmp_path: Path) -> None:
+    """It has the checkpoints where its own first lines put them, and says so where they are missing."""
+    text = (ROOT / "recipes/demo-600m-int4.yaml").read_text()
+    made = text.split("--size 600m -o ")[1].split()[0]
+    path = tmp_path / "recipes/demo-600m-int4.yaml"
+    (path.parent / "demo").mkdir(parents=True)
+    path.write_text(text)
+    (path.parent / "demo/prompts.jsonl").touch()
+    with pytest.raises(RecipeError, match=rf"yaml:\d+: target\.model: .* {tmp_path / made}/target; .* the first lines"):
+        load_recipe(path)
+    for part in ("target", "drafter"):
+        (tmp_path / made / part).mkdir(parents=True)
+        (tmp_path / made / part / "config.json").touch()
+    assert load_recipe(path).precision == Precision("int4", "int4", "int4", "int4")
+
+
 def test_the_documented_keys_are_those_that_exist(tmp_path: Path) -> None:
     """Every key of the table in recipes/README.md is accepted, and every accepted key is in the table."""
     rows = [line.split("`")[1] for line in (ROOT / "recipes" / "README.md").read_text().splitlines() if "| `" in line]
