@@ -2,12 +2,15 @@
 
 A process of its own for each engine: names inside an engine come from a counter of the process, so only the first
 build of a fresh one gives the same bytes every time; and a crash of the library ends this process, not the compile.
+The library also orders parts of an engine by where they lie in memory: one build in four had other bytes. So the
+process begins again with fixed addresses, and all its threads take memory from one arena.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import signal
 import sys
 from importlib import import_module
@@ -21,15 +24,20 @@ from forerun_compiler.errors import EngineError
 _PR_SET_PDEATHSIG = 1  # prctl(2): the signal that this process gets when its parent dies
 # Left out of the log, so that equal builds have equal logs: times, sizes of this process, paths.
 _NOT_LOGGED = (" took ", "completed in ", "MemUsageStats", "Input filename:")
+_ADDR_NO_RANDOMIZE, _ASK = 0x0040000, 0xFFFFFFFF  # personality(2)
+_M_ARENA_MAX = -8  # mallopt(3)
 _QUOTED = 600
 """So many characters of the library's words stand in a message; all of them stand in the log."""
 
 
 def main(path: Path) -> int:
     """Build what the request asks for; returns 0, or 1 when the answer says why there is no engine."""
+    fixed = fix_addresses()
     _end_with_parent()
     request = read_request(path)
     with Path(request.log).open("a", encoding="utf-8", buffering=1) as log:
+        if not fixed:
+            log.write("== this system does not let addresses be fixed: another build may have other bytes\n")
         answer = _answer(request, log)
     answer.write(Path(request.answer))
     return int(bool(answer.failure))
@@ -205,6 +213,23 @@ def _short(text: str) -> str:
     """The library's words on one line; the middle of long ones is left out."""
     line = " ".join(text.split())
     return line if len(line) <= _QUOTED else f"{line[: _QUOTED // 2]} ... {line[-_QUOTED // 2 :]}"
+
+
+def fix_addresses() -> bool:
+    """Begin this process again with its memory at fixed addresses, unless it is so; False where that is not allowed.
+
+    Containers often refuse it.
+    """
+    if sys.platform != "linux":
+        return False
+    personality = ctypes.CDLL(None).personality
+    personality.argtypes = (ctypes.c_ulong,)
+    now = personality(_ASK)
+    if now != -1 and now & _ADDR_NO_RANDOMIZE:
+        return bool(ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1))
+    if now == -1 or personality(now | _ADDR_NO_RANDOMIZE) == -1:
+        return False
+    os.execv(sys.executable, sys.orig_argv)
 
 
 def _end_with_parent() -> None:

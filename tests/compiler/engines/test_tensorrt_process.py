@@ -163,3 +163,14 @@ def test_signals_have_names(tmp_path: Path) -> None:
     code = f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})"
     with pytest.raises(EngineError, match=r"crashed \(SIGSEGV\)"):
         run(tmp_path, code)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="addresses are fixed on Linux only")
+def test_the_worker_fixes_its_addresses_or_says_that_it_may_not() -> None:
+    code = """
+from forerun_compiler.engines.tensorrt_worker import fix_addresses
+print(fix_addresses(), open("/proc/self/personality").read())
+"""
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    fixed, personality = said[0] == "True", int(said[1], 16)
+    assert fixed == bool(personality & 0x0040000)
