@@ -1,7 +1,9 @@
 /* Int4 products in 256-bit vectors: four rows in one pass over a column of weights, the others while it is in the
- * cache. Included by the files of the paths, which define before TARGET             the attribute of its functions
- *   DOT(part, w, a)    part + the products of unsigned codes w by signed ones a, in lanes that hold those of half a
- * block WIDEN(part)        such lanes as eight int32 */
+ * cache.
+ *
+ * Included by the files of the paths, which define before: TARGET, the attribute of its functions; DOT(part, w, a),
+ * part plus the products of unsigned codes w by signed ones a, in lanes that hold those of half a block; WIDEN(part),
+ * such lanes as eight int32. */
 
 #include <immintrin.h>
 #include <string.h>

@@ -5,11 +5,9 @@
 
 #if defined(__x86_64__)
 
-#include <immintrin.h>
-#include <string.h>
-
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
 #define INLINE static inline __attribute__((always_inline)) TARGET
+#include "vnni_avx512.h"
 
 enum {
     MAX_ROWS = FR_LINEAR_MAX_ROWS,
@@ -26,17 +24,8 @@ INLINE __m512i high_codes(__m512i bytes) {
     return _mm512_and_si512(_mm512_srli_epi16(bytes, 4), _mm512_set1_epi8(15));
 }
 
-/* Adds four inputs of every row; the sums are spread over `chains`, so that none is waited for. */
-INLINE void add_four(__m512i weights, const int8_t *a, size_t count, __m512i sums[MAX_ROWS]) {
-#pragma GCC unroll 16
-    for (size_t row = 0; row < count; row++) {
-        int32_t four;
-        memcpy(&four, a + 4 * row, 4);
-        sums[row] = _mm512_dpbusd_epi32(sums[row], weights, _mm512_set1_epi32(four));
-    }
-}
-
-/* `count`, `chains` and `low` are constants where these are inlined: the sums then stay in registers. */
+/* `count`, `chains` and `low` are constants where these are inlined: the sums then stay in registers.
+ * Few rows are spread over several sums each, so that a sum is not waited for. */
 INLINE void add_block(const uint8_t *w, const int8_t *a, size_t count, size_t chains, __m512i sums[4][MAX_ROWS]) {
 #pragma GCC unroll 8
     for (size_t i = 0; i < HALF; i++) {

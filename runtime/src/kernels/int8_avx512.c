@@ -4,11 +4,9 @@
 
 #if defined(__x86_64__)
 
-#include <immintrin.h>
-#include <string.h>
-
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
 #define INLINE static inline __attribute__((always_inline)) TARGET
+#include "vnni_avx512.h"
 
 enum {
     MAX_ROWS = FR_LINEAR_MAX_ROWS,
@@ -38,13 +36,7 @@ INLINE void rows_of(const fr_linear_column *column, const fr_linear_rows *rows, 
         for (size_t i = 0; i < 4; i++) {
             __m512i weights = _mm512_loadu_si512(w + 64 * i);
             _mm_prefetch((const char *)w + 64 * i + AHEAD, _MM_HINT_T0);
-#pragma GCC unroll 16
-            for (size_t row = 0; row < count; row++) {
-                int32_t four;
-                memcpy(&four, a + (i * count + row) * 4, 4);
-                __m512i *sum = &sums[i % chains][row];
-                *sum = _mm512_dpbusd_epi32(*sum, weights, _mm512_set1_epi32(four));
-            }
+            add_four(weights, a + 4 * count * i, count, sums[i % chains]);
         }
     }
     __mmask16 mask = first(column->outputs);
