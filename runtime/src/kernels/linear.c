@@ -31,12 +31,16 @@ size_t fr_linear_groups(size_t k, size_t group_size) {
 }
 
 size_t fr_linear_scratch(const fr_linear *it) {
-    size_t row = blocks_of(it) * FR_LINEAR_INPUTS + sizeof(float);
-    row += fr_linear_groups(it->k, it->group_size) * sizeof(int32_t);
-    return ALIGNMENT + it->rows * (it->norm != NULL ? row + it->k * sizeof(float) : row);
+    size_t padded = blocks_of(it) * FR_LINEAR_INPUTS;
+    size_t row = padded + sizeof(float) + fr_linear_groups(it->k, it->group_size) * sizeof(int32_t);
+    row += it->norm != NULL ? it->k * sizeof(float) : 0;
+    /* A batch of one row less than the others reads one more than it has, whatever that holds. */
+    return ALIGNMENT + it->rows * row + (it->path->row_major ? padded : 0);
 }
 
 size_t fr_linear_begin(fr_linear *it) {
+    if (it->rows < it->path->min_rows)
+        it->path = it->path->fewer;
     size_t padded = blocks_of(it) * FR_LINEAR_INPUTS;
     uintptr_t start = ((uintptr_t)it->scratch + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     it->groups = fr_linear_groups(it->k, it->group_size);
@@ -68,13 +72,15 @@ static size_t batch_of(const fr_linear *it, size_t row) {
     return batch;
 }
 
-/* Group by group: the last one takes what is left of its block, too. */
-static void encode(const fr_linear *it, const float *x, float inverse, int8_t *codes, int32_t *offsets, size_t count) {
+/* Group by group: the last one takes what is left of its block, too. The codes of `rows` rows lie four by four in turn,
+ * the offsets of `count`. */
+static void encode(const fr_linear *it, const float *x, float inverse, int8_t *codes, size_t rows, int32_t *offsets,
+                   size_t count) {
     size_t padded = blocks_of(it) * FR_LINEAR_INPUTS, size = it->group_size == 0 ? padded : it->group_size;
     for (size_t group = 0; group < it->groups; group++) {
         size_t first = group * size, last = group + 1 == it->groups;
         int32_t sum = it->path->codes->encode(x + first, last ? it->k - first : size, last ? padded - first : size,
-                                              inverse, codes + first * count, 4 * count);
+                                              inverse, codes + first * rows, 4 * rows);
         offsets[group * count] = -it->path->format->zero * sum;
     }
 }
@@ -87,20 +93,21 @@ static void quantize(fr_linear *it, size_t row) {
     }
     size_t padded = blocks_of(it) * FR_LINEAR_INPUTS, batch = batch_of(it, row);
     size_t first = batch_start(it, batch), count = batch_start(it, batch + 1) - first;
-    int8_t *codes = it->codes + first * padded + 4 * (row - first);
+    size_t in_turn = it->path->row_major ? 1 : count;
+    int8_t *codes = it->codes + first * padded + (row - first) * (it->path->row_major ? padded : 4);
     int32_t *offsets = it->offsets + first * it->groups + (row - first);
     uint32_t bits = it->path->codes->peak(x, it->k);
     float peak;
     memcpy(&peak, &bits, sizeof peak);
     if (bits < NOT_FINITE && peak >= TINY) {
         it->scales[row] = peak / 127.0f;
-        encode(it, x, 127.0f / peak, codes, offsets, count);
+        encode(it, x, 127.0f / peak, codes, in_turn, offsets, count);
     } else {
         it->scales[row] = bits < NOT_FINITE ? 0.0f : NAN;
         for (size_t group = 0; group < it->groups; group++)
             offsets[group * count] = 0;
         for (size_t i = 0; i < padded / 4; i++)
-            memset(codes + i * 4 * count, 0, 4);
+            memset(codes + i * 4 * in_turn, 0, 4);
     }
 }
 
@@ -163,10 +170,14 @@ void fr_linear_part(fr_linear *it, size_t part) {
     quantize_rows(it);
     size_t columns = ceil_div(it->n, FR_LINEAR_OUTPUTS), step = it->gated ? 2 : 1;
     size_t first = part * it->columns_per_part, end = first + it->columns_per_part;
+    if (it->path->enter != NULL)
+        it->path->enter(ceil_div(it->rows, it->batches), it->group_size);
     for (size_t column = first; column < columns && column < end; column += step)
         for (size_t batch = 0; batch < it->batches; batch++) /* the weights stay in the cache */
             if (it->gated)
                 gated_columns(it, column, batch);
             else
                 plain_column(it, column, batch);
+    if (it->path->leave != NULL)
+        it->path->leave();
 }

@@ -73,6 +73,12 @@ typedef struct fr_linear_path {
     int (*usable)(void);
     const fr_linear_format *format;
     size_t max_rows; /* of one call of multiply */
+    size_t min_rows; /* of a product: one of fewer takes the path `fewer` */
+    const struct fr_linear_path *fewer;
+    int row_major; /* how the codes of several rows lie */
+    /* Around the calls of multiply of one part, by its thread; or NULL. `rows` is the most of one call. */
+    void (*enter)(size_t rows, size_t group_size);
+    void (*leave)(void);
     const fr_float_steps *steps;
     const fr_row_codes *codes;
     /* Writes y[row * stride + n] for n < outputs. */

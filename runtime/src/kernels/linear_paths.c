@@ -5,6 +5,9 @@ const fr_linear_format fr_linear_int4 = {.block_bytes = 512, .scale_bytes = 2, .
 
 /* Of one format the fastest first. */
 static const fr_linear_path *const ALL[] = {
+#if defined(__x86_64__) && defined(__linux__)
+    &fr_int8_amx,      &fr_int4_amx,
+#endif
 #if defined(__x86_64__)
     &fr_int8_avx512,   &fr_int8_avxvnni,  &fr_int8_avx2, &fr_int4_avx512, &fr_int4_avxvnni, &fr_int4_avx2,
 #elif defined(__aarch64__)
