@@ -1,4 +1,4 @@
-"""What a linear layer costs by rows: our int8 operator beside the library's products, interleaved in one run.
+"""What a linear layer costs by rows: our int8 and int4 operators beside the library's products, interleaved in one run.
 
     python benchmarks/kernels.py                                   # 40 matrices of 2048 x 2048, two threads
     python benchmarks/kernels.py --kernels LinearInt8 --paths avx512-vnni avx-vnni avx2
@@ -91,6 +91,8 @@ def eight_bits_in_blocks(model: ir.Model) -> int:
 
 KERNELS: dict[str, tuple[str, Callable[[ir.Model], int]]] = {
     "LinearInt8": ("int8", lambda model: quantize_int8(model, "forerun")),
+    "LinearInt4": ("int4", lambda model: quantize_int4(model, "forerun")),
+    "LinearInt4, groups of 32": ("int4-group32", lambda model: quantize_int4(model, "forerun")),
     "MatMulIntegerToFloat, rows quantized in the graph": ("int8", lambda model: quantize_int8(model, "stock")),
     "DynamicQuantizeMatMul, one scale for all rows": ("int8", one_scale_for_all_rows),
     "MatMulNBits 8 bits, blocks of 32": ("int8", eight_bits_in_blocks),
@@ -149,12 +151,12 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=40, help="layers")
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=list(KERNELS), metavar="NAME")
-    parser.add_argument("--paths", nargs="+", default=[""], help="instruction sets of LinearInt8; default: the best")
+    parser.add_argument("--paths", nargs="+", default=[""], help="instruction sets of our operators; default: the best")
     parser.add_argument("--blocks", type=int, default=25, help="turns of each kernel and number of rows")
     parser.add_argument("--write", action="store_true", help="write the table to benchmarks/results")
     asked = parser.parse_args()
-    own = next(iter(KERNELS))
-    chosen = [(kernel, path) for kernel in asked.kernels for path in (asked.paths if kernel == own else [""])]
+    own = [kernel for kernel in KERNELS if kernel.startswith("Linear")]
+    chosen = [(kernel, path) for kernel in asked.kernels for path in (asked.paths if kernel in own else [""])]
     sizes, calls = {}, {}
     with tempfile.TemporaryDirectory() as root:
         for number, (kernel, path) in enumerate(chosen):

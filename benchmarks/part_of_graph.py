@@ -15,12 +15,13 @@ import numpy as np
 import onnx
 from round_profile import Kernel, Tensor
 
-from forerun_compiler.number_formats.linear_int8 import GATED, LINEAR
 from forerun_compiler.ort_session import open_session
+from forerun_compiler.passes.own_products import GATED_OF
 
+_PLAIN_OF = {gated: plain for plain, gated in GATED_OF.items()}
 PRODUCTS = frozenset(
     {"MatMul", "Gemm", "FusedMatMul", "MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat"}
-    | {"DynamicQuantizeMatMul", "QLinearMatMul", LINEAR, GATED}
+    | {"DynamicQuantizeMatMul", "QLinearMatMul", *GATED_OF, *_PLAIN_OF}
 )
 ATTENTION = frozenset({"CachedAttention", "BlockAttention", "GroupQueryAttention", "TensorScatter"})
 """With the writes of caches, which the library's kernel does not do for a drafter's block."""
@@ -29,7 +30,7 @@ IN_PLACE |= {"TensorScatter": {0: 0}}
 """By op: which output is written into the buffer of which input."""
 
 _OF_A_PRODUCT = 3
-"""Inputs of an int8 product that are the product: rows, weight, scales. After them comes what was fused into it."""
+"""Inputs of an own product that are the product: rows, weight, scales. After them comes what was fused into it."""
 _WITH_CONSTANTS = frozenset({"QuantizeLinear", "DequantizeLinear", "Constant"})
 """What stands before a product and belongs to it: ONNX Runtime fuses it into the product's kernel."""
 
@@ -142,9 +143,9 @@ class _Cutter:
         return Part(made.SerializeToString(), self._count, self._inputs, self._outputs, self._in_place)
 
     def _written_alone(self, node: onnx.NodeProto, tensor: Tensor) -> Tensor:
-        """What a node writes without its gating: gates and values, one number for each of the weight's scales."""
+        """What a node writes without its gating: gates and values, twice as many numbers a row."""
         dtype, shape = tensor
-        return (dtype, (*shape[:-1], self._constants[node.input[2]].dims[0])) if node.op_type == GATED else tensor
+        return (dtype, (*shape[:-1], 2 * shape[-1])) if node.op_type in _PLAIN_OF else tensor
 
     def _keep_constant(self, name: str) -> bool:
         """Whether the value is a constant, or one that is dequantized; it is kept then."""
@@ -174,13 +175,14 @@ class _Cutter:
 
 
 def _alone(node: onnx.NodeProto) -> onnx.NodeProto:
-    """A copy of a node; an int8 product loses its norm, its gating and what is added: same weight, only the product."""
+    """A copy of a node; an own product loses its norm, its gating and what is added: same weight, only the product."""
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
-    if node.op_type in (LINEAR, GATED):
-        copy.op_type = LINEAR
+    if node.op_type in GATED_OF or node.op_type in _PLAIN_OF:
+        copy.op_type = _PLAIN_OF.get(node.op_type, node.op_type)
         del copy.input[_OF_A_PRODUCT:]
-        del copy.attribute[:]  # all of them are the norm's
+        for attribute in [each for each in copy.attribute if each.name == "epsilon"]:
+            copy.attribute.remove(attribute)  # the norm's
     return copy
 
 

@@ -33,8 +33,8 @@ class Candidate:
 
 
 CANDIDATES = {name: Candidate(name, name) for name in SCHEMES}
-CANDIDATES["int8-stock"] = Candidate("int8-stock", "int8", kernels="stock")
-"""By name: every scheme, and what ONNX Runtime's own kernels make of int8."""
+CANDIDATES |= {f"{scheme}-stock": Candidate(f"{scheme}-stock", scheme, kernels="stock") for scheme in ("int8", "int4")}
+"""By name: every scheme, and what ONNX Runtime's own kernels make of int8 and int4."""
 
 
 def recipe_text(pair: PairFiles, candidate: Candidate) -> str:

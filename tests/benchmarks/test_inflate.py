@@ -140,7 +140,9 @@ def test_recipes_name_their_scheme(tmp_path: Path) -> None:
     assert load_recipe(folder / "pair.yaml").target.model == str(folder / "target")
     for scheme in SCHEMES:
         assert load_recipe(folder / f"{scheme}.yaml").precision.target == scheme
-    assert load_recipe(folder / "int8-stock.yaml").engines[0].kernels == "stock"
+    for scheme in ("int8", "int4"):
+        recipe = load_recipe(folder / f"{scheme}-stock.yaml")
+        assert (recipe.precision.target, recipe.engines[0].kernels) == (scheme, "stock")
 
 
 def test_an_earlier_pair_is_replaced_and_anything_else_kept(tmp_path: Path) -> None:

@@ -15,14 +15,15 @@ from round_profile import profile, read_events, shares
 from round_share import RoundParts, Share, _given
 
 from forerun_compiler.manifest import Manifest
+from forerun_compiler.number_formats.linear_int4 import linear_int4
 from forerun_compiler.number_formats.linear_int8 import linear_int8
-from forerun_compiler.number_formats.packing import unpack_blocks
+from forerun_compiler.number_formats.packing import unpack_blocks, unpack_nibbles, unpack_scales
 from forerun_compiler.ort_session import open_session
 from forerun_compiler.passes.fuse_addend import fuse_addend
 from forerun_compiler.passes.fuse_gate import fuse_gate
 from forerun_compiler.passes.fuse_norm import fuse_norm
 from hand_graphs import FLOAT, constant, node
-from product_graphs import T, apply, product, quantized
+from product_graphs import OPS, T, apply, of_each_precision, product, quantized
 from tiny_bundles import manifest
 from tiny_pairs import pair
 
@@ -102,16 +103,16 @@ def test_products_are_cut_out_on_inputs_of_their_own(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, x @ constants["u"], rtol=0, atol=1e-6)
 
 
-def _save_layer(folder: Path) -> Path:
+def _save_layer(folder: Path, scheme: str) -> Path:
     """x -> norm -> gates and values -> gating -> product -> plus x: two operators once all is fused."""
     x = ir.val("x", FLOAT, [1, T, 32])
     norm = node("RMSNormalization", [x, constant("norm", np.full(32, 2.0))], ("normed", [1, T, 32]), epsilon=0.5)
-    wide = product(norm.outputs[0], "wide", 96)
+    wide = product(norm.outputs[0], "wide", 96, scheme=scheme)
     split = node("Split", wide.outputs, ("gate", [1, T, 48]), ("value", [1, T, 48]), axis=-1, num_outputs=2)
     sigmoid = node("Sigmoid", split.outputs[:1], ("sigmoid", [1, T, 48]))
     silu = node("Mul", [split.outputs[0], sigmoid.outputs[0]], ("silu", [1, T, 48]))
     gated = node("Mul", [silu.outputs[0], split.outputs[1]], ("gated", [1, T, 48]))
-    down = product(gated.outputs[0], "down", 32)
+    down = product(gated.outputs[0], "down", 32, scheme=scheme)
     added = node("Add", [down.outputs[0], x], ("y", [1, T, 32]))
     model = quantized([x], [norm, wide, split, sigmoid, silu, gated, down, added], added.outputs)
     assert [apply(model, fuse) for fuse in (fuse_norm, fuse_gate, fuse_addend)] == [1, 1, 1]
@@ -119,28 +120,34 @@ def _save_layer(folder: Path) -> Path:
     return folder / "layer.onnx"
 
 
-def test_products_alone_are_without_what_is_fused_into_them(tmp_path: Path) -> None:
-    file = _save_layer(tmp_path)
+@of_each_precision
+def test_products_alone_are_without_what_is_fused_into_them(tmp_path: Path, scheme: str) -> None:
+    file = _save_layer(tmp_path, scheme)
     x = np.random.default_rng(0).standard_normal((1, 3, 32)).astype(np.float32)
     kernels = profile(file, 1, 1, False, lambda session: lambda: session.run(None, {"x": x}))
-    assert [kernel.op for kernel in kernels] == ["GatedLinearInt8", "LinearInt8"]
+    assert [kernel.op for kernel in kernels] == [f"Gated{OPS[scheme]}", OPS[scheme]]
     assert {kernel.op for kernel in kernels} < PRODUCTS
     part = cut(file, PRODUCTS, kernels, {"x": ("float", x.shape)})
     made = onnx.load_from_string(part.model)
-    assert [each.op_type for each in made.graph.node] == ["LinearInt8"] * 2
+    assert [each.op_type for each in made.graph.node] == [OPS[scheme]] * 2
     assert [list(each.input)[1:] for each in made.graph.node] == [
-        ["wide.w.int8.gated", "wide.w.int8.scale.gated"],
-        ["down.w.int8", "down.w.int8.scale"],
+        [f"wide.w.{scheme}.gated", f"wide.w.{scheme}.scale.gated"],
+        [f"down.w.{scheme}", f"down.w.{scheme}.scale"],
     ]
-    assert not any(each.attribute for each in made.graph.node)
+    kept = [] if scheme == "int8" else ["group_size", "outputs"]
+    assert [[attribute.name for attribute in each.attribute] for each in made.graph.node] == [kept] * 2
     # Gates and values, before the gating.
     assert list(part.outputs.values()) == [("float", (1, 3, 96)), ("float", (1, 3, 32))]
     session = open_session(file, 1, part.model)
     found = session.run(None, {name: np.ones(shape, np.float32) for name, (_, shape) in part.inputs.items()})
     assert [array.shape for array in found] == [(1, 3, 96), (1, 3, 32)]
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
-    codes, scale = unpack_blocks(constants["down.w.int8"], 32, 48), constants["down.w.int8.scale"]
-    np.testing.assert_array_equal(found[1], linear_int8(np.ones((1, 3, 48)), codes, scale))
+    packed, scale = constants[f"down.w.{scheme}"], constants[f"down.w.{scheme}.scale"]
+    if scheme == "int8":
+        wanted = linear_int8(np.ones((1, 3, 48)), unpack_blocks(packed, 32, 48), scale)
+    else:
+        wanted = linear_int4(np.ones((1, 3, 48)), unpack_nibbles(packed, 32, 48), unpack_scales(scale, 32), 32)
+    np.testing.assert_array_equal(found[1], wanted)
     run_part(file, part, {}, threads=1)()
 
 
