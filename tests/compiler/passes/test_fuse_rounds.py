@@ -1,4 +1,4 @@
-"""Whole graphs of int8 and of int4 with all fusions: what is left, its numbers, and rows of the same bits at any width."""
+"""Whole graphs at int8 and int4 with all fusions: what is left, its numbers, rows of the same bits at any width."""
 
 from __future__ import annotations
 
