@@ -1,0 +1,59 @@
+"""forerun: a bundle, decoded plainly and speculatively by one engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from protocol import Generated, Weights, serve
+
+import forerun
+from forerun_compiler.bundle import read_manifest
+from forerun_compiler.precision_map import LayerPrecision, read_precision_map
+from forerun_compiler.proof.target_probe import TargetProbe
+
+_LOOKED_UP = "an embedding: rows are looked up, not multiplied"
+
+
+class Bundle:
+    """The engine; for logits, the target alone."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._folder, self._threads = Path(options["model"]), options["threads"]
+        self._engine = None if options["for_logits"] else forerun.load(self._folder, threads=self._threads)
+
+    def versions(self) -> dict[str, str]:
+        return {name: version(name) for name in ("forerun", "onnxruntime")}
+
+    def weights(self) -> Weights:
+        rows = [row for row in read_precision_map(self._folder) if row.reason != _LOOKED_UP and row.part != "both"]
+        target = [row for row in rows if row.part in ("target", "lm_head")]
+        return Weights(_bytes(target), sum(row.parameters for row in target), _bytes(rows) - _bytes(target))
+
+    def generate(self, way: str, prompt: Sequence[int], new_tokens: int) -> Generated:
+        assert self._engine is not None, "opened for logits"
+        tokens: list[int] = []
+        first, rounds, start = 0.0, 0, time.perf_counter()
+        for finished in self._engine.rounds(prompt, max_new_tokens=new_tokens, temperature=0.0, seed=0, decoding=way):
+            tokens += finished.committed
+            if tokens and not first:
+                first = time.perf_counter() - start
+            rounds += finished.phase == "decode"
+        seconds = time.perf_counter() - start
+        return Generated(tokens, seconds, first, 1, rounds, rounds if way == "speculative" else 0)
+
+    def logits(self, text: Sequence[int]) -> Any:
+        probe = TargetProbe(self._folder, read_manifest(self._folder), "round", self._threads)
+        return np.stack([row.copy() for row in probe.verify_rows(text)])
+
+
+def _bytes(rows: Sequence[LayerPrecision]) -> int:
+    return sum(row.bytes for row in rows)
+
+
+if __name__ == "__main__":
+    serve(Bundle)

@@ -1,0 +1,124 @@
+"""The same checkpoint on every engine for a CPU: tokens a second, plain and speculative, size and divergence.
+
+    python benchmarks/peers.py --pair artifacts/pair-600m --only-prepare             # environments and models, once
+    python benchmarks/peers.py --pair artifacts/pair-600m --forerun int4=artifacts/600m-int4 --write
+
+The pair is a folder of inflate.py, or recipes/demo. Each peer has its own environment with pinned versions and its own
+converter (`peers_environments.py`, `peers_models.py`), and runs as a process that loads once (`peer_processes/`). All
+decode the same held-out prompts greedily, in turns, with everything that is not its turn stopped. An interrupted
+measurement goes on where it was; a peer that fails is in the table with its reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from inflate import DEMO
+from peers_environments import PeerError, prepare_environment
+from peers_measure import Settings, measure
+from peers_models import Checkpoints, Converter
+from peers_plan import PEERS, Host, Plan, Wish
+from peers_prompts import choose_prompts, quality_texts
+from peers_report import write_report
+from peers_state import State
+
+WORK = Path("artifacts/peers")
+_MEMORY_SHARE = 0.6
+"""Of what is available, for peers that are loaded at once, unless --memory says more exactly."""
+
+
+def prepare(wishes: list[Wish], environments: Path, threads: int, state: State) -> list[Host]:
+    """The hosts that can run; the others are noted with their reasons."""
+    hosts, broken = [], {}
+    for number, wish in enumerate(wishes, start=1):
+        print(f"prepare {number} of {len(wishes)}: {wish.name}", file=sys.stderr, flush=True)
+        try:
+            if wish.peer in broken:
+                raise PeerError(broken[wish.peer])
+            try:
+                prepare_environment(wish.peer, environments)
+            except PeerError as error:
+                broken[wish.peer] = f"not installed: {error}"
+                raise PeerError(broken[wish.peer]) from None
+            hosts.append(Host(wish.peer, wish.weights, wish.ways, wish.make() | {"threads": threads}))
+            state.forgive(hosts[-1].rows)
+        except PeerError as error:
+            state.fail([f"{wish.peer}/{wish.weights}/{way}" for way in wish.ways], str(error))
+            print(f"  failed: {error}", file=sys.stderr, flush=True)
+    return hosts
+
+
+def parse_bundle(text: str) -> tuple[str, Path]:
+    """NAME=FOLDER."""
+    name, sign, folder = text.partition("=")
+    if not sign or not name or not (Path(folder) / "manifest.json").is_file():
+        raise argparse.ArgumentTypeError(f"expected NAME=FOLDER with a bundle in it, got {text!r}")
+    return name, Path(folder).absolute()
+
+
+def available_gib() -> float:
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pair", type=Path, required=True, metavar="FOLDER", help="with target/ and drafter/")
+    parser.add_argument("--forerun", type=parse_bundle, action="append", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--peers", nargs="+", default=["all"], choices=["all", *PEERS[1:]], metavar="PEER")
+    parser.add_argument(
+        "--leave-out", nargs="+", default=[], metavar="TEXT", help="what has this in its name, as llama.cpp/q8_0/plain"
+    )
+    parser.add_argument("--only-prepare", action="store_true", help="make environments and models, measure nothing")
+    parser.add_argument("--environments", type=Path, default=WORK / "environments")
+    parser.add_argument("--models", type=Path, default=WORK / "models")
+    parser.add_argument(
+        "--results", type=Path, default=WORK / "results", help="where an unfinished measurement is kept"
+    )
+    parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--quality-tokens", type=int, default=1000, help="0 leaves the divergence out")
+    parser.add_argument("--memory", type=float, metavar="GIB", help="what loaded peers may take together")
+    parser.add_argument("--write", action="store_true", help="write table, JSON and chart to benchmarks/results")
+    return parser.parse_args()
+
+
+def main() -> None:
+    asked = parse_arguments()
+    checkpoints = Checkpoints(asked.pair.absolute() / "target", asked.pair.absolute() / "drafter", DEMO / "target")
+    config = json.loads((checkpoints.target / "config.json").read_text(encoding="utf-8"))
+    settings = Settings(
+        pair=asked.pair.name, threads=asked.threads, prompts=asked.prompts, new_tokens=asked.new_tokens,
+        repeats=asked.repeats, quality_tokens=asked.quality_tokens,
+        memory_gib=asked.memory or _MEMORY_SHARE * available_gib(),
+    )  # fmt: skip
+    peers = PEERS[1:] if "all" in asked.peers else asked.peers
+    plan = Plan(
+        asked.pair.name, checkpoints, Converter(asked.environments, asked.models, asked.threads), asked.environments,
+        int(config["eos_token_id"]),
+    )  # fmt: skip
+    state = State(asked.results / f"{asked.pair.name}.json", settings.identity(asked.forerun), asked.fresh)
+    wishes = [
+        wish for wish in plan.wishes(peers, asked.forerun) if not any(text in wish.name for text in asked.leave_out)
+    ]
+    hosts = prepare(wishes, asked.environments, asked.threads, state)
+    if asked.only_prepare:
+        return
+    if not asked.forerun:
+        sys.exit("error: expected at least one --forerun NAME=FOLDER to compare with")
+    prompts = choose_prompts(checkpoints.small, asked.prompts, asked.new_tokens)
+    texts = quality_texts(checkpoints.small, asked.quality_tokens)
+    measure(hosts, prompts, texts, settings, asked.environments, state)
+    command = shlex.join(["python", "benchmarks/peers.py", *sys.argv[1:]])
+    print(write_report(state, settings, command, asked.write))
+
+
+if __name__ == "__main__":
+    main()
