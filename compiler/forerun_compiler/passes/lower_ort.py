@@ -5,6 +5,8 @@ Every choice here was measured: `benchmarks/formulations.py`, results in `benchm
 
 from __future__ import annotations
 
+from functools import partial
+
 import onnx_ir as ir
 
 from forerun_compiler.manifest import EngineTarget
@@ -38,14 +40,16 @@ _RECURRENCES = Pass("fuse recurrences", fuse_recurrence, must_fire=False)
 def passes_for(engine: EngineTarget) -> tuple[Pass, ...]:
     """Return the ordered passes for an engine entry of a recipe: its kernels decide the form of some schemes."""
     stock = engine.kernels == "stock"
+    int8 = partial(quantize_int8, form="stock" if stock else "forerun")
+    int4 = partial(quantize_int4, form="onnxruntime" if stock else "forerun")
     return (
         # Models that store Q, K and V, or gate and up, as one weight have nothing to stack.
         Pass("stack products", stack_products, must_fire=False),
         # After the stacking: our own attention reads the stacked rows of Q, K and V.
-        Pass("lower attention and caches", lower_attention if stock else _attentions, True),
+        Pass("lower attention and caches", lower_attention if stock else _attentions, must_fire=True),
         Pass("lower experts", lower_experts, must_fire=False),
-        Pass("quantize int8", lambda model: quantize_int8(model, "stock" if stock else "forerun"), False),
-        Pass("quantize int4", lambda model: quantize_int4(model, "onnxruntime" if stock else "forerun"), False),
+        Pass("quantize int8", int8, must_fire=False),
+        Pass("quantize int4", int4, must_fire=False),
         *(() if stock else (*_INTO_PRODUCTS, _RECURRENCES)),
         Pass("quantize int8-static", quantize_int8_static, must_fire=False),
         Pass("emulate fp8", emulate_fp8, must_fire=False),
