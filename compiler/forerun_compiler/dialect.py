@@ -12,102 +12,65 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from forerun_compiler.dialect_attention import (
+    BLOCK,
+    CAUSAL,
+    DOMAIN,
+    MASKS,
+    TINY,
+    Array,
+    CachedAttention,
+    CacheWrite,
+    Op,
+    TreeDepth,
+    cache_write,
+    cached_attention,
+    int8_rows,
+    tree_depth,
+    visible,
+)
 from forerun_compiler.errors import PassError, TraceError
 from forerun_compiler.schemes import DENSE, SCHEMES
 
-DOMAIN = "forerun"
+__all__ = [
+    "ACTIVATIONS",
+    "BLOCK",
+    "CAUSAL",
+    "DOMAIN",
+    "MASKS",
+    "OPSET",
+    "TINY",
+    "VERSION",
+    "Array",
+    "CacheWrite",
+    "CachedAttention",
+    "Evaluator",
+    "Experts",
+    "Linear",
+    "TreeDepth",
+    "cache_write",
+    "cached_attention",
+    "evaluate",
+    "experts",
+    "int8_rows",
+    "linear",
+    "tree_depth",
+    "visible",
+]
+
 VERSION = 1
 OPSET = 24
 """The standard opset of dialect models: 23 brings RMSNormalization and RotaryEmbedding, 24 TensorScatter."""
 
-CAUSAL = "causal"
-BLOCK = "block"
-MASKS = (CAUSAL, BLOCK)
-
-Array = npt.NDArray[Any]
-
-
-class _Op:
-    """What all dialect ops share: attributes to and from an ONNX node."""
-
-    OP_TYPE: ClassVar[str]
-
-    def attributes(self) -> dict[str, float | int | str]:
-        """Return the attributes as an exporter or `ir.node` takes them, in declaration order."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
-
-    @classmethod
-    def from_node(cls, node: ir.Node) -> Self:
-        """Read the attributes of a dialect node.
-
-        Raises:
-            TraceError: the node is another op, lacks an attribute, has one more, or a value is out of range.
-        """
-        if node.domain != DOMAIN or node.op_type != cls.OP_TYPE:
-            raise TraceError(
-                f"node {node.name!r}: expected {DOMAIN}::{cls.OP_TYPE}, found {node.domain}::{node.op_type}"
-            )
-        expected = {field.name for field in fields(cls)}  # type: ignore[arg-type]
-        if set(node.attributes) != expected:
-            raise TraceError(
-                f"node {node.name!r} ({cls.OP_TYPE}): expected the attributes {sorted(expected)}, "
-                f"found {sorted(node.attributes)}"
-            )
-        return cls(**{name: attribute.value for name, attribute in node.attributes.items()})
-
 
 @dataclass(frozen=True)
-class CachedAttention(_Op):
-    """Write keys and values to the cache at `position`, then attend over it.
-
-    Inputs: q [B,H,T,D], k [B,G,T,D], v [B,G,T,D], k_cache [B,G,C,D], v_cache [B,G,C,D] float32,
-    position [B] int64 (tokens already in the cache). q and k are rotated already.
-    Outputs: out [B,H,T,D], k_cache', v_cache'.
-    Query head h reads key-value head h // (H // G).
-    """
-
-    OP_TYPE: ClassVar[str] = "CachedAttention"
-
-    scale: float
-    """Factor of the scores q . k."""
-    mask: str = CAUSAL
-    """`causal`: row i sees the keys 0..position+i; `block`: every row sees the keys 0..position+T-1."""
-    window: int = 0
-    """0, or how far back a query at absolute position p sees: only keys after p-window (causal: (p-window, p])."""
-    softcap: float = 0.0
-    """0, or c: scores become c * tanh(score / c) before the mask."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that no lowering knows."""
-        if self.mask not in MASKS:
-            raise TraceError(f"CachedAttention: mask must be one of {', '.join(MASKS)}; got {self.mask!r}")
-        if self.window < 0 or self.softcap < 0.0 or not math.isfinite(self.scale) or not math.isfinite(self.softcap):
-            raise TraceError(
-                "CachedAttention: window and softcap must be 0 (off) or positive and scale finite; "
-                f"got window={self.window}, softcap={self.softcap}, scale={self.scale}"
-            )
-
-
-@dataclass(frozen=True)
-class CacheWrite(_Op):
-    """Write keys and values to the cache at `position`, without a query.
-
-    Inputs: k [B,G,T,D], v [B,G,T,D], k_cache [B,G,C,D], v_cache [B,G,C,D] float32, position [B] int64.
-    Outputs: k_cache', v_cache'.
-    """
-
-    OP_TYPE: ClassVar[str] = "CacheWrite"
-
-
-@dataclass(frozen=True)
-class Experts(_Op):
+class Experts(Op):
     """The gated feed-forward experts of a mixture: sum over the chosen experts of weight * down(act(gate) * up).
 
     Inputs: hidden [N,E] float32, index [N,k] int64, weight [N,k] float32, gate_up [X,2I,E] (gate rows first),
@@ -126,7 +89,7 @@ class Experts(_Op):
 
 
 @dataclass(frozen=True)
-class Linear(_Op):
+class Linear(Op):
     """A product with a constant weight: x [...,K] float32, weight [N,K] float32 -> [...,N] float32.
 
     The weight is as the checkpoint has it; the scheme says how a lowering stores it and what it multiplies with.
@@ -173,55 +136,6 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
-def cache_write(k: Array, v: Array, k_cache: Array, v_cache: Array, position: Array) -> tuple[Array, Array]:
-    """Reference of CacheWrite.
-
-    Raises:
-        ValueError: the rows position..position+T-1 are not all inside the cache.
-    """
-    rows, capacity = k.shape[2], k_cache.shape[2]
-    k_out, v_out = k_cache.copy(), v_cache.copy()
-    for b, start in enumerate(position.tolist()):
-        if start < 0 or start + rows > capacity:
-            raise ValueError(f"cache rows {start}..{start + rows - 1} are outside the cache of {capacity} rows")
-        k_out[b, :, start : start + rows] = k[b]
-        v_out[b, :, start : start + rows] = v[b]
-    return k_out, v_out
-
-
-def visible(attributes: CachedAttention, position: int, rows: int) -> Array:
-    """Return which cache rows each query row sees: bool [rows, position + rows]."""
-    query = position + np.arange(rows)[:, None]
-    key = np.arange(position + rows)[None, :]
-    seen = key <= query if attributes.mask == CAUSAL else np.ones((rows, position + rows), np.bool_)
-    return seen & (key > query - attributes.window) if attributes.window else seen
-
-
-def cached_attention(
-    q: Array, k: Array, v: Array, k_cache: Array, v_cache: Array, position: Array, *, attributes: CachedAttention
-) -> tuple[Array, Array, Array]:
-    """Reference of CachedAttention.
-
-    Raises:
-        ValueError: the rows position..position+T-1 are not all inside the cache.
-    """
-    k_out, v_out = cache_write(k, v, k_cache, v_cache, position)
-    rows, group = q.shape[2], q.shape[1] // k.shape[1]
-    out = np.empty_like(q)
-    for b, start in enumerate(position.tolist()):
-        seen = visible(attributes, start, rows)
-        for h in range(q.shape[1]):
-            keys = k_out[b, h // group, : start + rows].astype(np.float64)
-            values = v_out[b, h // group, : start + rows].astype(np.float64)
-            scores = q[b, h].astype(np.float64) @ keys.T * attributes.scale
-            if attributes.softcap:
-                scores = attributes.softcap * np.tanh(scores / attributes.softcap)
-            scores = np.where(seen, scores, -np.inf)
-            weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-            out[b, h] = (weights / weights.sum(axis=-1, keepdims=True)) @ values
-    return out, k_out, v_out
-
-
 def experts(hidden: Array, index: Array, weight: Array, gate_up: Array, down: Array, *, attributes: Experts) -> Array:
     """Reference of Experts: one token and one chosen expert at a time."""
     activation = ACTIVATIONS[attributes.activation]
@@ -264,11 +178,14 @@ def _op_runs() -> list[type]:
     """Return the dialect ops as classes of ONNX's reference evaluator, which finds an op by its class's name."""
     from onnx.reference.op_run import OpRun
 
-    def attention_run(self: Any, *inputs: Array, **attributes: Any) -> tuple[Array, Array, Array]:
+    def attention_run(self: Any, *inputs: Array, **attributes: Any) -> tuple[Array, ...]:
         return cached_attention(*inputs, attributes=CachedAttention(**attributes))
 
-    def write_run(self: Any, *inputs: Array) -> tuple[Array, Array]:
+    def write_run(self: Any, *inputs: Array) -> tuple[Array, ...]:
         return cache_write(*inputs)
+
+    def depth_run(self: Any, parents: Array) -> tuple[Array]:
+        return (tree_depth(parents),)
 
     def experts_run(self: Any, *inputs: Array, **attributes: Any) -> tuple[Array]:
         return (experts(*inputs, attributes=Experts(**attributes)),)
@@ -281,6 +198,7 @@ def _op_runs() -> list[type]:
     runs = {
         CachedAttention.OP_TYPE: attention_run,
         CacheWrite.OP_TYPE: write_run,
+        TreeDepth.OP_TYPE: depth_run,
         Experts.OP_TYPE: experts_run,
         Linear.OP_TYPE: linear_run,
     }

@@ -15,11 +15,14 @@ from forerun_compiler.errors import BundleError
 from forerun_compiler.schemes import DENSE
 
 FORMAT = 3
+INT8_CACHE = "int8"
+"""The format of caches with int8 codes and a float32 scale for each row of a head."""
 FILE_NAME = "manifest.json"
 SEAL_PREFIX = '  "seal": "'
 
 Dim = int | str  # a fixed size, or the name of one that a run chooses ("T")
-DType = Literal["int64", "float32", "float16", "bfloat16"]
+DType = Literal["int64", "float32", "float16", "bfloat16", "int8"]
+DTYPE_BYTES: Mapping[DType, int] = {"int64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 ComputeType = Literal["float32", "float16", "bfloat16"]
 Guarantee = Literal["bit-identical", "equal-up-to-ties", "none"]
 ProofReference = Literal["Hugging Face", "the bundle's own target graph", "none"]

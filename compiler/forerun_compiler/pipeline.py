@@ -13,13 +13,14 @@ from forerun_compiler.drafters import Drafter, TargetSide, load_drafter
 from forerun_compiler.errors import PassError, RecipeError
 from forerun_compiler.finite_weights import check_finite
 from forerun_compiler.graph import check_graph
-from forerun_compiler.manifest import EngineTarget, Override, Precision
+from forerun_compiler.manifest import INT8_CACHE, EngineTarget, Override, Precision
 from forerun_compiler.passes.assign_precision import Choice, assign_precision, layer_names, named_by
 from forerun_compiler.passes.link_round import Parts, link_plain, link_round
 from forerun_compiler.passes.lower_ort import lower_ort, passes_for
 from forerun_compiler.passes.lower_tensorrt import lower_tensorrt
 from forerun_compiler.passes.lower_tensorrt import passes_for as tensorrt_passes
 from forerun_compiler.passes.name_products import name_products
+from forerun_compiler.passes.quantize_caches import quantize_caches
 from forerun_compiler.passes.share_weights import share_weights
 from forerun_compiler.recipe import Recipe
 from forerun_compiler.schemes import ONNXRUNTIME
@@ -107,8 +108,11 @@ def lower_linked(
     graphs = (linked.round.clone(), linked.plain.clone())
     on_stage("choose precision")
     choices, _ = (assign_precision(graph, precision) for graph in graphs)
+    if precision.cache == INT8_CACHE and engine.backend != ONNXRUNTIME:
+        raise PassError(f"caches in {precision.cache} are lowered for {ONNXRUNTIME} only; {engine.backend} has none")
     stages = (
         *((_Stage("set activation ranges", set_ranges),) if set_ranges is not None else ()),
+        *((_Stage("quantize caches", quantize_caches),) if precision.cache == INT8_CACHE else ()),
         _lowering(engine),
         _Stage("share equal constants", share_weights),
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from forerun_compiler.manifest import EngineTarget, Override, Precision
+from forerun_compiler.manifest import INT8_CACHE, EngineTarget, Override, Precision
 from forerun_compiler.recipe_section import Section
-from forerun_compiler.schemes import DENSE, SCHEMES
+from forerun_compiler.schemes import DENSE, ONNXRUNTIME, SCHEMES
 
-CACHE_FORMATS = (DENSE,)
+CACHE_FORMATS = (DENSE, INT8_CACHE)
 
 
 def read_precision(holder: Section, engines: tuple[EngineTarget, ...]) -> tuple[Precision, tuple[int, ...]]:
@@ -26,6 +26,13 @@ def read_precision(holder: Section, engines: tuple[EngineTarget, ...]) -> tuple[
     target, drafter, lm_head = (_scheme(section, part, engines) for part in ("target", "drafter", "lm_head"))
     drafter_lm_head = _scheme(section, "drafter_lm_head", engines, lm_head)
     cache = section.choice("cache", CACHE_FORMATS, CACHE_FORMATS[0])
+    other = next((engine.backend for engine in engines if engine.backend != ONNXRUNTIME), None)
+    if cache == INT8_CACHE and other is not None:
+        raise section.error(
+            "cache",
+            f"{cache} runs on {ONNXRUNTIME}; {other} keeps its caches in the dtype of its engine: remove it, or give "
+            "that engine a precision of its own",
+        )
     overrides = section.entries("overrides", "{layers, scheme}")
     for override in overrides:
         override.only("layers", "scheme")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from forerun_compiler import report_engines
 from forerun_compiler.bundle import Manifest, Proof
 from forerun_compiler.generate import Versus
+from forerun_compiler.manifest import DTYPE_BYTES
 from forerun_compiler.measure import Bench
 from forerun_compiler.resources import Needs, in_gib
 
@@ -40,6 +42,7 @@ def inspect_text(manifest: Manifest, folder: Path) -> str:
         ("drafter", f"{model.drafter_family} from {manifest.source.drafter}, reads layers {_list(model.taps)}"),
         ("draft", f"{model.draft_len} tokens a round, trained for {model.block_size}"),
         ("capacity", f"{model.capacity} tokens, prompt read {model.prefill_chunk} at a time"),
+        ("caches", f"{cache_bytes(manifest):,} bytes a token"),
         ("vocabulary", f"{model.vocab_size} tokens, end {_list(model.eos_token_ids) or 'none'}"),
         ("precision", ", ".join(f"{part} {value}" for part, value in vars(manifest.precision).items())),
     ]
@@ -51,6 +54,19 @@ def inspect_text(manifest: Manifest, folder: Path) -> str:
         rounds = ", ".join(f"{width}: {time:,.0f}" for width, time in row.round_us.items())
         lines += [f"  {row.fingerprint}", f"    plain {row.plain_us:,.0f} us; round by verified rows, us: {rounds}"]
     return "\n".join([*lines, "", "recipe", *_indent(manifest.recipe)])
+
+
+def cache_bytes(manifest: Manifest) -> int:
+    """What a token of context takes in all caches of the first engine, scales too."""
+    graphs = manifest.graphs or next((engine.graphs for engine in manifest.engines if engine.graphs), {})
+    states = graphs["round"].states if "round" in graphs else ()
+    sizes = [[size for size in state.shape if isinstance(size, int)] for state in states]
+    rows = manifest.model.cache_rows
+    return sum(
+        math.prod(size) // rows * DTYPE_BYTES[state.dtype]
+        for state, size in zip(states, sizes, strict=True)
+        if len(size) > 2 and size[2] == rows
+    )
 
 
 def proof_text(proof: Proof) -> str:

@@ -61,6 +61,58 @@ def test_cached_attention_equals_torch(groups, repeat, rows, position, mask, win
         np.testing.assert_allclose(array, expected, rtol=0, atol=1e-6)
 
 
+def test_int8_rows_are_rounded_to_even_each_for_itself() -> None:
+    rows = np.zeros((6, 4), np.float32)
+    rows[0] = [127, 0.5, 1.5, -2.5]
+    rows[1] = [-254, 100, 1, 0]
+    rows[2, 0], rows[3, 1], rows[4, 2] = 2.0**-101, np.inf, np.nan
+    codes, scales = dialect.int8_rows(rows)
+    assert codes.tolist() == [[127, 0, 2, -2], [-127, 50, 0, 0], *[[0] * 4] * 4]
+    np.testing.assert_array_equal(scales, np.array([1, 2, 0, np.nan, np.nan, 0], np.float32))
+
+
+def test_caches_of_int8_are_read_as_they_were_written() -> None:
+    inputs = random_inputs(4, 2, 3, 8, 5)
+    coded = [dialect.int8_rows(array) for array in inputs[1:5]]
+    wide = [codes * scales[..., None] for codes, scales in coded]
+    op = dialect.CachedAttention(scale=0.3)
+    caches = [codes for codes, _ in coded[2:]], [scales for _, scales in coded[2:]]
+    out, *states = dialect.cached_attention(*inputs[:3], *caches[0], inputs[5], *caches[1], attributes=op)
+    want, *want_states = dialect.cached_attention(inputs[0], *wide, inputs[5], attributes=op)
+    np.testing.assert_array_equal(out, want)
+    for codes, scales, state in zip(states[:2], states[2:], want_states, strict=True):
+        np.testing.assert_array_equal(codes * scales[..., None], state)
+
+
+PARENTS = np.array([[-1, 0, 1, 1, 2, 3, 0]])
+
+
+@pytest.mark.parametrize("window", [0, 1, 3, 6])
+def test_a_node_sees_what_its_chain_alone_sees(window: int) -> None:
+    inputs = random_inputs(4, 2, 7, 8, 5)
+    op = dialect.CachedAttention(scale=0.3, window=window)
+    found = dialect.cached_attention(*inputs, None, None, PARENTS, attributes=op)[0]
+    for node in range(7):
+        chain = [node]
+        while PARENTS[0, chain[0]] >= 0:
+            chain.insert(0, PARENTS[0, chain[0]])
+        assert dialect.tree_depth(PARENTS)[0, node] == len(chain) - 1
+        alone = [array[:, :, chain] for array in inputs[:3]]
+        want = dialect.cached_attention(*alone, *inputs[3:], attributes=op)[0]
+        np.testing.assert_allclose(found[:, :, node], want[:, :, -1], rtol=0, atol=1e-6)
+
+
+def test_rows_of_a_ragged_batch_that_are_not_there_are_not_written() -> None:
+    inputs = random_inputs(4, 2, 3, 8, 18)  # only two rows fit
+    op = dialect.CachedAttention(scale=0.3)
+    out, k_cache, _ = dialect.cached_attention(*inputs, rows=np.array([2]), attributes=op)
+    short = [array[:, :, :2] for array in inputs[:3]]
+    want, want_cache, _ = dialect.cached_attention(*short, *inputs[3:], attributes=op)
+    np.testing.assert_allclose(out[:, :, :2], want, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(k_cache, want_cache)
+    assert not out[:, :, 2].any()
+
+
 def test_rows_after_the_last_are_not_seen() -> None:
     inputs = random_inputs(4, 2, 3, 8, 5)
     op = dialect.CachedAttention(scale=0.3)

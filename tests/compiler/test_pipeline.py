@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from dspark_reference import Drafter, Mutation, rounds
 from forerun_compiler import pipeline
-from forerun_compiler.errors import RecipeError
+from forerun_compiler.errors import PassError, RecipeError
 from forerun_compiler.manifest import EngineTarget, Override, Precision
 from ort_rounds import GraphRunner, Result, Rounds, open_session, uniforms
 from tiny_models import EOS
@@ -228,6 +229,20 @@ def test_stages_are_named_in_order() -> None:
         "lower to ONNX Runtime",
         "share equal constants",
     ]
+
+
+def test_caches_of_int8_are_states_of_the_graphs_and_refused_for_gpus() -> None:
+    linked, precision = pair().linked, Precision(cache="int8")
+    stages: list[str] = []
+    graphs = pipeline.lower_linked(linked, precision, EngineTarget(), stages.append)
+    assert stages[:2] == ["choose precision", "quantize caches"]
+    for graph in (graphs.round, graphs.plain):
+        inputs = {str(value.name): value.dtype for value in graph.graph.inputs}
+        states = {name: dtype for name, dtype in inputs.items() if name.startswith("target.0.")}
+        assert list(states) == ["target.0.k", "target.0.k_scale", "target.0.v", "target.0.v_scale"]
+        assert list(states.values()) == [ir.DataType.INT8, ir.DataType.FLOAT] * 2
+    with pytest.raises(PassError, match="caches in int8 are lowered for onnxruntime only; tensorrt-rtx has none"):
+        pipeline.lower_linked(linked, precision, EngineTarget("tensorrt-rtx", "cuda"), stages.append)
 
 
 def test_a_pattern_that_matches_no_layer_is_refused() -> None:

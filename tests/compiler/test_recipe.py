@@ -124,7 +124,13 @@ def test_a_small_capacity_bounds_the_default_chunk(tmp_path: Path) -> None:
         ),
         ("capacity: 256", "precision: 8", 7, "precision: expected a section with keys, found the number 8"),
         ("capacity: 256", "precision: nvfp5", 7, "precision: 'nvfp5' does not exist in this version; choose"),
-        ("capacity: 256", "precision: {cache: int8}", 7, "precision.cache: 'int8' does not exist in this version"),
+        ("capacity: 256", "precision: {cache: int4}", 7, "precision.cache: 'int4' does not exist in this version"),
+        (
+            "capacity: 256",
+            "precision: {cache: int8}\nengines: [{backend: tensorrt}]",
+            7,
+            "precision.cache: int8 runs on onnxruntime; tensorrt keeps its caches in the dtype of its engine",
+        ),
         (
             "capacity: 256",
             "precision:\n  target: int8\n  drafter: nvfp4",

@@ -91,6 +91,21 @@ def test_the_anchor_row_does_not_depend_on_the_draft(
     assert len({logits[1].tobytes() for logits in seen}) == 4
 
 
+@pytest.mark.parametrize("kernels", ["forerun", "stock"])
+def test_caches_of_int8_are_proven_lossless(pair: BuiltPair, source: Source, kernels: str) -> None:
+    recipe, linked, _ = source
+    asked = replace(recipe, precision=Precision(cache="int8"), engines=(EngineTarget(kernels=kernels),))
+    folder = pair.bundle.with_name(f"bundle-cache-{kernels}")
+    write_compiled(asked, compile_linked(asked, linked, None, lambda *_: None), folder, lambda *_: None)
+    proof = verify_bundle(folder, EFFORT, lambda *_: None)
+    assert (proof.failures, proof.not_run) == ((), ())
+    assert (proof.lossless, proof.guarantee) == (True, "bit-identical")
+    assert proof.kl_to_source is not None
+    assert 0 < proof.kl_to_source < 1e-3
+    states = check_bundle(folder).graphs["round"].states
+    assert {state.dtype for state in states if state.name.endswith((".k", ".v"))} == {"int8"}
+
+
 def test_an_override_reaches_its_layer_alone(pair: BuiltPair, source: Source) -> None:
     recipe, linked, calibration = source
     precision = Precision("int8", "int8", "int8", "int8", overrides=(Override("target.*.down_proj", "float32"),))

@@ -22,7 +22,11 @@ WEIGHTS = "weights.bin"
 ALIGNMENT = 4096
 INLINE_BYTES = 1024
 """Constants up to this size stay in the graph file, where shape inference can see them."""
-TYPES: Mapping[ir.DataType, DType] = {ir.DataType.FLOAT: "float32", ir.DataType.INT64: "int64"}
+TYPES: Mapping[ir.DataType, DType] = {
+    ir.DataType.FLOAT: "float32",
+    ir.DataType.INT64: "int64",
+    ir.DataType.INT8: "int8",
+}
 """What the runtime binds as inputs and outputs of ONNX Runtime."""
 
 

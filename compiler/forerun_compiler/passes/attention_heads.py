@@ -14,9 +14,10 @@ import onnx_ir as ir
 
 from forerun_compiler import dialect
 from forerun_compiler.graph import constant_array, constant_scalar, integer, number, permutation, producer, replace_node
-from forerun_compiler.passes.emitter import Emitter, operands
+from forerun_compiler.passes.emitter import Emitter, operands, optional_input
 from forerun_compiler.passes.quantize_int8 import OPERATORS
 from forerun_compiler.passes.row_layout import SWAP, publish_rows
+from forerun_compiler.passes.spell_out_caches import scales_of
 
 HEAD_DIM_MULTIPLE, MAX_HEAD_DIM = 16, 256
 """The head dims that the operators take."""
@@ -68,6 +69,7 @@ class Projected:
 def projected(node: ir.Node) -> Projected | None:
     """Return what made q, k and v of a CachedAttention, or None where the operators do not compute that."""
     q, k, v, k_cache, _, position = operands(node, 6)
+    parents = optional_input(node, dialect.CachedAttention.PARENTS)
     if not _fits(q, k, v, k_cache):
         return None
     query, (key, value) = heads_of(q), keys_values(k, v)
@@ -76,7 +78,7 @@ def projected(node: ir.Node) -> Projected | None:
     if query.norm and key.norm and query.epsilon != key.epsilon:
         return None
     if key.rotation is not None and not (
-        counts_from(key.rotation.positions, position) and _covers(key.rotation, k_cache)
+        counts_from(key.rotation.positions, position, parents) and _covers(key.rotation, k_cache)
     ):
         return None
     return Projected(query, key, value, (size_of(q, 1), size_of(k, 1), size_of(q, 3)))
@@ -87,16 +89,20 @@ def replace_attention(
 ) -> None:
     """Replace a CachedAttention by an operator of ours: the stacked rows, `states`, then norms and tables.
 
-    `mask` are the operator's attributes beside those that all of them have.
+    What a CachedAttention has after its caches and scales, a tree and rows, the operator takes at its end. `states` end
+    with the position; the scales of int8 caches are among them, which is another operator. `mask` are the
+    operator's attributes beside those that all of them have.
     """
     attributes = dialect.CachedAttention.from_node(node)
     heads, kv_heads, head_dim = found.sizes
+    optional = node.inputs[dialect.CachedAttention.PARENTS :]
     out, *caches = emit.many(
-        op_type,
-        3,
+        f"{op_type}Int8" if scales_of(node) else op_type,
+        len(node.outputs),
         side_by_side(emit, [each.rows for each in (found.query, found.key, found.value)]),
         *states,
         *found.norms_and_tables,
+        *optional,
         domain=OPERATORS,
         num_heads=heads,
         kv_num_heads=kv_heads,
@@ -186,8 +192,11 @@ def _covers(rotation: Rotation, k_cache: ir.Value) -> bool:
     return cos is not None and sin is not None and cos.shape == sin.shape and len(cos) >= size_of(k_cache, 2) > 0
 
 
-def counts_from(ids: ir.Value, position: ir.Value) -> bool:
-    """Whether the position ids [1,T] are position, position + 1, ...: position + Range(0, T, 1), or + a constant."""
+def counts_from(ids: ir.Value, position: ir.Value, parents: ir.Value | None = None) -> bool:
+    """Whether the position ids [1,T] are position, position + 1, ...: position + Range(0, T, 1), or + a constant.
+
+    Those of a tree's rows are position + TreeDepth(parents).
+    """
     added = producer(ids, "Add")
     if added is None:
         return False
@@ -195,6 +204,9 @@ def counts_from(ids: ir.Value, position: ir.Value) -> bool:
     rest = [side for side in sides if side is not position]
     if len(rest) != 1:
         return False
+    if parents is not None:
+        depth = producer(rest[0], dialect.TreeDepth.OP_TYPE, dialect.DOMAIN)
+        return depth is not None and depth.inputs[0] is parents
     if (count := producer(rest[0], "Range")) is not None:
         return (constant_scalar(count.inputs[0]), constant_scalar(count.inputs[2])) == (0, 1)
     array = constant_array(rest[0])

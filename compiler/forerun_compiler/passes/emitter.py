@@ -21,6 +21,11 @@ def operands(node: ir.Node, count: int) -> list[ir.Value]:
     return found
 
 
+def optional_input(node: ir.Node, index: int) -> ir.Value | None:
+    """Return an input of a node, or None where it is absent or left out at the end."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
 class Emitter:
     """Appends nodes to a graph, or puts them before a node of it.
 

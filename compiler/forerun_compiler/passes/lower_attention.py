@@ -3,6 +3,7 @@
 | dialect | becomes |
 |---|---|
 | CachedAttention, causal | GroupQueryAttention, which writes the cache and attends; rotations of q and k move into it |
+| the same over a tree | the same with a bias on the scores, rotations apart |
 | CachedAttention, block | TensorScatter, then GroupQueryAttention with causal=0 and no keys of its own |
 | CacheWrite, then a block on the same cache | one TensorScatter with the rows of both |
 | CacheWrite | TensorScatter |
@@ -21,8 +22,9 @@ import onnx_ir as ir
 from forerun_compiler import dialect
 from forerun_compiler.errors import PassError
 from forerun_compiler.graph import find_nodes, producer, replace_node
-from forerun_compiler.passes.emitter import Emitter, operands
+from forerun_compiler.passes.emitter import Emitter, operands, optional_input
 from forerun_compiler.passes.row_layout import publish_rows, rotation_of, take_rows
+from forerun_compiler.passes.spell_out_trees import tree_bias
 
 MICROSOFT = "com.microsoft"
 HEAD_DIM_MULTIPLE = 8
@@ -112,10 +114,11 @@ def _sizes(node: ir.Node) -> _Sizes:
     if any(len(shape) != 4 for shape in shapes):
         raise PassError(f"node {node.name!r}: expected q and k of known rank 4, found the shapes {shapes}")
     (batch, heads, rows, head_dim), kv_heads = shapes[0], shapes[1][1]
-    if batch != 1 or not (isinstance(heads, int) and isinstance(kv_heads, int) and isinstance(head_dim, int)):
+    ragged = batch != 1 or optional_input(node, dialect.CachedAttention.ROWS) is not None
+    if ragged or not (isinstance(heads, int) and isinstance(kv_heads, int) and isinstance(head_dim, int)):
         raise PassError(
-            f"node {node.name!r}: expected q [1,H,T,D] with H, G and D known, found {shapes[0]} and k {shapes[1]}; "
-            "only batch 1 is lowered for ONNX Runtime"
+            f"node {node.name!r}: expected q [1,H,T,D] with H, G and D known and all rows there, found {shapes[0]} and "
+            f"k {shapes[1]}; only batch 1 is lowered for ONNX Runtime"
         )
     if head_dim % HEAD_DIM_MULTIPLE:
         raise PassError(
@@ -150,7 +153,9 @@ def _lower_causal(
     emit = Emitter(graph, prefix, before=node)
     extra: list[ir.Value | None] = []
     found = _attributes(attributes, sizes)
-    turn_q, turn_k = rotation_of(q), rotation_of(k)
+    parents = optional_input(node, attributes.PARENTS)
+    # The library's rotation counts rows one by one, which those of a tree do not.
+    turn_q, turn_k = (None, None) if parents is not None else (rotation_of(q), rotation_of(k))
     if turn_q is not None and turn_k is not None and turn_q.operands == turn_k.operands:
         # The rotation happens inside the attention: two nodes and two passes over q and k less.
         q, k, extra = turn_q.source, turn_k.source, list(turn_q.operands)
@@ -158,6 +163,9 @@ def _lower_causal(
     rows = [
         take_rows(emit, value, heads) for value, heads in ((q, sizes.heads), (k, sizes.kv_heads), (v, sizes.kv_heads))
     ]
+    if parents is not None:
+        found.pop("local_window_size", None)  # it counts rows as well
+        extra = [None, None, None, tree_bias(emit, parents, position, attributes.window)]
     seqlens, total = lengths.of(position, rows[1], 1, sizes.rows, node)
     out, k_out, v_out = emit.many(
         "GroupQueryAttention", 3, *rows, k_cache, v_cache, seqlens, total, *extra, domain=MICROSOFT, **found
@@ -197,7 +205,8 @@ def _lower_block(
 def context_write(node: ir.Node) -> ir.Node | None:
     """Return the CacheWrite that this attention, and nothing else, continues."""
     write = producer(node.inputs[3], dialect.CacheWrite.OP_TYPE, dialect.DOMAIN)
-    if write is None or list(write.outputs) != list(node.inputs[3:5]):
+    states = [*node.inputs[3:5], *node.inputs[dialect.CachedAttention.SCALES]]
+    if write is None or list(write.outputs) != states[: len(write.outputs)]:
         return None
     alone = all(len(value.uses()) == 1 and not value.is_graph_output() for value in write.outputs)
     return write if alone else None

@@ -25,6 +25,8 @@ from forerun_compiler.passes.own_block_attention import own_block_attention
 from forerun_compiler.passes.quantize_int4 import quantize_int4
 from forerun_compiler.passes.quantize_int8 import quantize_int8
 from forerun_compiler.passes.quantize_int8_static import quantize_int8_static
+from forerun_compiler.passes.spell_out_caches import spell_out_caches
+from forerun_compiler.passes.spell_out_trees import lower_tree_depth
 from forerun_compiler.passes.stack_products import stack_products
 
 # What stands between two products. A gate before an addend: a product with an addend takes no gate.
@@ -46,7 +48,7 @@ def passes_for(engine: EngineTarget) -> tuple[Pass, ...]:
         # Models that store Q, K and V, or gate and up, as one weight have nothing to stack.
         Pass("stack products", stack_products, must_fire=False),
         # After the stacking: our own attention reads the stacked rows of Q, K and V.
-        Pass("lower attention and caches", lower_attention if stock else _attentions, must_fire=True),
+        Pass("lower attention and caches", _stock_attentions if stock else _attentions, must_fire=True),
         Pass("lower experts", lower_experts, must_fire=False),
         Pass("quantize int8", int8, must_fire=False),
         Pass("quantize int4", int4, must_fire=False),
@@ -60,7 +62,14 @@ def passes_for(engine: EngineTarget) -> tuple[Pass, ...]:
 
 def _attentions(model: ir.Model) -> int:
     """Lower what our own operators compute, then the rest."""
-    return own_attention(model) + own_block_attention(model) + lower_attention(model)
+    return own_attention(model) + own_block_attention(model) + _stock_attentions(model)
+
+
+def _stock_attentions(model: ir.Model) -> int:
+    spell_out_caches(model)
+    count = lower_attention(model)
+    lower_tree_depth(model)
+    return count
 
 
 PASSES = passes_for(EngineTarget())

@@ -16,6 +16,7 @@ from forerun_compiler import dialect
 from forerun_compiler.graph import find_nodes
 from forerun_compiler.passes.attention_heads import projected, replace_attention
 from forerun_compiler.passes.emitter import Emitter, operands
+from forerun_compiler.passes.spell_out_caches import scales_of
 
 
 def own_attention(model: ir.Model) -> int:
@@ -30,6 +31,7 @@ def _replace(graph: ir.Graph, node: ir.Node, prefix: str) -> bool:
     if found is None:
         return False
     emit = Emitter(graph, prefix, before=node)
-    states = operands(node, 6)[3:]
+    _, _, _, k_cache, v_cache, position = operands(node, 6)
+    states = [k_cache, v_cache, *scales_of(node), position]
     replace_attention(node, emit, dialect.CachedAttention.OP_TYPE, found, states, window=attributes.window, causal=1)
     return True

@@ -26,6 +26,7 @@ from forerun_compiler.passes.attention_heads import (
 )
 from forerun_compiler.passes.emitter import Emitter, operands
 from forerun_compiler.passes.lower_attention import context_write
+from forerun_compiler.passes.spell_out_caches import scales_of
 
 OP_TYPE = "BlockAttention"
 
@@ -47,7 +48,7 @@ def _replace(graph: ir.Graph, node: ir.Node, prefix: str) -> bool:
         return False
     _, _, k_cache, v_cache, start = operands(write, 5)
     emit = Emitter(graph, prefix, before=node)
-    states = (*context, k_cache, v_cache, start, operands(node, 6)[5])
+    states = (*context, k_cache, v_cache, *scales_of(write), start, operands(node, 6)[5])
     replace_attention(node, emit, OP_TYPE, found, states)
     graph.remove(write, safe=True)
     return True

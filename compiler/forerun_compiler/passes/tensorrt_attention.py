@@ -101,6 +101,8 @@ def _sizes(node: ir.Node, width: int) -> _Sizes:
     if [len(shape) for shape in shapes] != [4, 4]:
         raise PassError(f"node {node.name!r}: expected q and the caches of known rank 4, found the shapes {shapes}")
     (batch, heads, _, head_dim), rows = shapes[0], shapes[1][2]
+    if any(value is not None for value in node.inputs[6:]):
+        raise PassError(f"node {node.name!r}: int8 caches, trees and ragged batches are not lowered for TensorRT")
     if batch != 1 or not (isinstance(heads, int) and isinstance(head_dim, int) and isinstance(rows, int)):
         raise PassError(
             f"node {node.name!r}: expected q [1,H,T,D] and caches [1,G,C,D] with H, D and C known, found {shapes}; "

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from forerun_compiler.manifest import Manifest
+from forerun_compiler.manifest import INT8_CACHE, Manifest
 from forerun_compiler.precision_map import FILE_NAME as PRECISION_MAP
 from forerun_compiler.precision_map import read_precision_map
 from forerun_compiler.proof.quality import QualityCounter
@@ -84,12 +84,15 @@ def divergence(round_probe: TargetProbe, source: Source, prompts: Sequence[Token
 def target_schemes(folder: Path, manifest: Manifest) -> frozenset[str]:
     """The schemes, besides float32, of the layers that decide what the target says: its own and its LM head.
 
-    What the bundle's map says counts, for there an override or a layer that stayed dense shows.
+    What the bundle's map says counts, for there an override or a layer that stayed dense shows. Caches of
+    int8 count as `int8`.
     """
     if PRECISION_MAP in manifest.files:
         found = {row.scheme for row in read_precision_map(folder) if row.part in ("target", "lm_head")}
     else:
         found = {manifest.precision.target, manifest.precision.lm_head}
+    # Rows of a cache are rounded as the rows that `int8` multiplies: each for itself, by its largest value.
+    found |= {"int8"} if manifest.precision.cache == INT8_CACHE else set()
     return frozenset(found - {DENSE})
 
 

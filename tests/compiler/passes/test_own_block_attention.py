@@ -12,12 +12,16 @@ from forerun_compiler import dialect
 from forerun_compiler.graph import check_graph, find_nodes, remove_unused
 from forerun_compiler.passes.lower_attention import lower_attention
 from forerun_compiler.passes.own_block_attention import own_block_attention
+from forerun_compiler.passes.quantize_caches import quantize_caches
 from forerun_compiler.passes.quantize_int8 import OPERATORS
 from hand_graphs import FLOAT, INT, constant, make_model, node, op_types, session
 
 H, G, D, C, S, T = 4, 2, 16, 150, 7, 9
 TOLERANCE = 3e-6
 """Of outputs near 1: float32 against the reference's float64."""
+
+CODE_TOLERANCE = 2e-3
+"""Where two of some thousand codes may differ by one."""
 
 
 class Side:
@@ -126,6 +130,28 @@ def test_one_operator_does_all(rotate: bool, softcap: float) -> None:
             for name, array in zip(("k_cache", "v_cache"), caches, strict=True):
                 np.testing.assert_allclose(array[:, :, :end], want[f"{name}.out"][:, :, :end], rtol=0, atol=TOLERANCE)
                 np.testing.assert_array_equal(array[:, :, end:], feeds[name][:, :, end:])  # the dialect writes junk
+
+
+def test_caches_of_int8() -> None:
+    model, rng = block_graph(rotate=True), np.random.default_rng(3)
+    feeds = feeds_of(model, rng, 60, 4)
+    quantize_caches(model)
+    expected = dialect.Evaluator(model)
+    assert own_block_attention(model) == 2
+    remove_unused(model)
+    check_graph(model, "own block attention")
+    model.graph.opset_imports.pop(dialect.DOMAIN, None)
+    assert op_types(model) == ["BlockAttentionInt8", "Concat", "Reshape", "Transpose"]
+    for name in ("k_cache", "v_cache"):
+        wide = rng.standard_normal((1, G, C, D), np.float32)
+        feeds[name], feeds[f"{name}_scale"] = dialect.int8_rows(wide)
+    want, opened = expected(feeds), session(model)
+    found = dict(zip([each.name for each in opened.get_outputs()], opened.run(None, feeds), strict=True))
+    np.testing.assert_allclose(found["out"], want["out"], rtol=0, atol=CODE_TOLERANCE)
+    for name in ("k_cache", "v_cache"):
+        far = np.abs(found[f"{name}.out"].astype(int) - want[f"{name}.out"])[:, :, : 60 + 4 + S]
+        assert far.max() <= 1
+        assert np.count_nonzero(far) <= 2
 
 
 @pytest.mark.parametrize(
