@@ -138,6 +138,7 @@ def _facts(sizes: Sizes, target: Target, drafter: Drafter) -> ModelFacts:
         capacity=sizes.capacity,
         cache_rows=cache_rows(sizes.capacity, sizes.draft_len, sizes.draft_len),
         prefill_chunk=sizes.prefill_chunk,
+        verify_widths=(sizes.draft_len + 1,),
         taps=drafter.taps,
         eos_token_ids=(),
         bos_token_id=None,

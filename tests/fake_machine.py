@@ -59,12 +59,12 @@ class FakeMachine:
         self._kernels: list[Any] = []  # the driver keeps addresses only
         self.mistakes: list[str] = []
         entry = read_engines(folder).engines[0]
-        widths = {"round": draft_len + 1, "plain": 1}
+        widths = {"round": range(2, draft_len + 2), "plain": (1,)}
         plans = {}
         for name, tensors in (("round", entry.round), ("plain", entry.plain)):
             modes = {True: TensorIOMode.INPUT, False: TensorIOMode.OUTPUT}
             fakes = [FakeTensor(each.name, TYPES[each.dtype], each.shape, modes[each.is_input]) for each in tensors]
-            profiles = [(width, width, width) for width in (widths[name], prefill_chunk)]
+            profiles = [(width, width, width) for width in (*widths[name], prefill_chunk)]
             plans[f"{name} of a table".encode()] = FakePlan(fakes, profiles, {}, name)
         self.tensorrt = FakeTensorRT(plans)
         self.tensorrt.run = self._enqueue

@@ -109,6 +109,7 @@ def _facts(draft_len: int, capacity: int, cache_rows: int, prefill_chunk: int) -
         "capacity": capacity,
         "cache_rows": cache_rows,
         "prefill_chunk": prefill_chunk,
+        "verify_widths": list(range(2, draft_len + 2)),
         "taps": [0],
         "eos_token_ids": [EOS],
         "bos_token_id": None,
@@ -130,7 +131,7 @@ def write_manifest(
             name = path.relative_to(folder).as_posix()
             files[name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     manifest = {
-        "format": 3,
+        "format": 4,
         "forerun": "0.1.0",
         "created": "2026-01-01T00:00:00+00:00",
         "files": files,

@@ -26,6 +26,7 @@ FACTS = ModelFacts(
     capacity=64,
     cache_rows=76,
     prefill_chunk=16,
+    verify_widths=(2, 5),
     taps=(0, 2),
     eos_token_ids=(256,),
     bos_token_id=None,
@@ -51,7 +52,7 @@ def write_files(folder: Path, mark: bytes = b"") -> None:
 
 def manifest(created: str = "2026-01-01T00:00:00+00:00") -> Manifest:
     return Manifest(
-        format=3,
+        format=4,
         forerun="0.1.0",
         created=created,
         files={},

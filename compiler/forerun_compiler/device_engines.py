@@ -82,18 +82,18 @@ def build_device_engine(entry: EngineTarget, facts: ModelFacts, bundle: Path, on
 
 
 def _request(entry: EngineTarget, facts: ModelFacts, bundle: Path) -> EngineRequest:
-    """Prompts are read in full chunks, padded at the end: two widths, a profile for each."""
+    """A profile for each width: those of decoding, the widest first, and the full chunks in which prompts are read."""
     chunk = min(facts.prefill_chunk, facts.capacity)
-    widths: Mapping[str, tuple[int, ...]] = {"round": (facts.draft_len + 1, chunk), "plain": (1, chunk)}
+    decoding: Mapping[str, tuple[int, ...]] = {"round": facts.verify_widths[::-1], "plain": (1,)}
     graphs = tuple(
-        GraphBuild(name, bundle / graph.file, tuple(dict.fromkeys(widths[name])))
+        GraphBuild(name, bundle / graph.file, tuple(dict.fromkeys((*decoding[name], chunk))))
         for name, graph in entry.graphs.items()
     )
     return EngineRequest(entry.backend, entry.compute_capability, graphs)
 
 
 def _summaries(built: BuiltEngines) -> dict[str, PlanSummary]:
-    """What the engines run while decoding: their first profile; nothing of engines whose inside is not known."""
+    """What the engines run while decoding at full width: their first profile; nothing of engines whose inside is not known."""
     found = {}
     for name, graph in built.graphs.items():
         if graph.facts.profiles is not None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from forerun_compiler.errors import BundleError
 from forerun_compiler.schemes import DENSE
 
-FORMAT = 3
+FORMAT = 4
 INT8_CACHE = "int8"
 """The format of caches with int8 codes and a float32 scale for each row of a head."""
 FILE_NAME = "manifest.json"
@@ -47,7 +47,8 @@ class ModelFacts(_Strict):
     """What the runtime and people need to know of the model; counts are tokens unless said otherwise.
 
     `taps` are 0-based layer outputs of the target (Hugging Face `hidden_states[i + 1]`);
-    `cache_rows` is at least `capacity + draft_len + 1`, so that padded rows always fit.
+    `cache_rows` is at least `capacity + draft_len + 1`, so that padded rows always fit; `verify_widths` are the rows
+    that a decoding round may have (the anchor and its drafts, padded), ascending from 2 to draft_len + 1.
     """
 
     name: str
@@ -60,6 +61,7 @@ class ModelFacts(_Strict):
     capacity: int
     cache_rows: int
     prefill_chunk: int
+    verify_widths: tuple[int, ...]
     taps: tuple[int, ...]
     eos_token_ids: tuple[int, ...]
     bos_token_id: int | None

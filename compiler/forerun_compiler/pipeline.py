@@ -113,17 +113,17 @@ def lower_linked(
     stages = (
         *((_Stage("set activation ranges", set_ranges),) if set_ranges is not None else ()),
         *((_Stage("quantize caches", quantize_caches),) if precision.cache == INT8_CACHE else ()),
-        _lowering(engine),
+        _lowering(engine, linked.facts),
         _Stage("share equal constants", share_weights),
     )
     _run(stages, graphs, on_stage)
     return CompiledGraphs(*graphs, linked.facts, choices)
 
 
-def _lowering(engine: EngineTarget) -> _Stage:
+def _lowering(engine: EngineTarget, facts: ModelFacts) -> _Stage:
     if engine.backend == ONNXRUNTIME:
         return _Stage("lower to ONNX Runtime", lambda model: lower_ort(model, passes_for(engine)))
-    passes = tensorrt_passes(engine.dtype)
+    passes = tensorrt_passes(engine.dtype, narrower=len(facts.verify_widths) > 1)
     return _Stage("lower to TensorRT", lambda model: lower_tensorrt(model, passes))
 
 
@@ -196,7 +196,7 @@ def model_facts(recipe: Recipe, target: Target, drafter: Drafter) -> ModelFacts:
     """Return the sizes of a build.
 
     Raises:
-        RecipeError: `draft_len` is longer than the drafter's block.
+        RecipeError: `draft_len` is longer than the drafter's block, or the widest of `verify_widths` does not hold it.
     """
     draft_len = recipe.draft_len or drafter.block_size
     if draft_len > drafter.block_size:
@@ -217,11 +217,31 @@ def model_facts(recipe: Recipe, target: Target, drafter: Drafter) -> ModelFacts:
         capacity=recipe.capacity,
         cache_rows=cache_rows(recipe.capacity, draft_len, drafter.block_size, padded),
         prefill_chunk=recipe.prefill_chunk,
+        verify_widths=_verify_widths(recipe, draft_len, on_gpu),
         taps=drafter.taps,
         eos_token_ids=target.eos_token_ids,
         bos_token_id=target.bos_token_id,
         mask_token_id=drafter.mask_token_id,
     )
+
+
+def _verify_widths(recipe: Recipe, draft_len: int, on_gpu: bool) -> tuple[int, ...]:
+    """Return the recipe's widths, or the default: on a CPU, where a width is a list of addresses, powers of two and
+    the widest; for a GPU, where each is a profile to build and a graph to keep, the widest alone.
+
+    Raises:
+        RecipeError: the widest is not draft_len + 1.
+    """
+    widest = draft_len + 1
+    if recipe.verify_widths is None:
+        narrower = () if on_gpu else (1 << power for power in range(1, draft_len.bit_length() + 1))
+        return (*(width for width in narrower if width < widest), widest)
+    if recipe.verify_widths[-1] != widest:
+        raise RecipeError(
+            f"{recipe.path}: verify_widths: the widest must hold the anchor and all drafts, draft_len + 1 = {widest}; "
+            f"found {recipe.verify_widths[-1]}"
+        )
+    return recipe.verify_widths
 
 
 def _padded_prefill(recipe: Recipe, width: int) -> int:

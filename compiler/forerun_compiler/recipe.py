@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import cast, get_args
 
@@ -20,7 +21,7 @@ from forerun_compiler.schemes import RangeMethod
 FAMILIES = ("dspark",)
 DEFAULT_CAPACITY, DEFAULT_PREFILL_CHUNK, DEFAULT_CALIBRATION_TOKENS = 2048, 128, 2048
 _KEYS = ("name", "target", "drafter", "capacity", "draft_len", "prefill_chunk")
-_OPTIONAL = ("precision", "calibration", "engines", "prompts")
+_OPTIONAL = ("verify_widths", "precision", "calibration", "engines", "prompts")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -52,7 +53,8 @@ class CalibrationChoice:
 class Recipe:
     """All that a build needs. `draft_len` None means the drafter's block size; `prompts` None the built-in ones.
 
-    `override_lines` are the lines of `precision.overrides`, for messages; those of each engine's own stand apart.
+    `verify_widths` None lets the build choose. `override_lines` are the lines of `precision.overrides`, for messages;
+    those of each engine's own stand apart.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Recipe:
     calibration: CalibrationChoice = CalibrationChoice()
     override_lines: tuple[int, ...] = ()
     engine_override_lines: tuple[tuple[int, ...], ...] = ()
+    verify_widths: tuple[int, ...] | None = None
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -116,6 +119,7 @@ def _parse(text: str, path: Path) -> Recipe:
         calibration=_calibration(top),
         override_lines=override_lines,
         engine_override_lines=engine_override_lines,
+        verify_widths=_widths(top),
     )
 
 
@@ -134,6 +138,14 @@ def _checkpoint(section: Section) -> tuple[str, bool]:
             "make or download the checkpoint first: the first lines of a recipe may say how",
         )
     return given, False
+
+
+def _widths(top: Section) -> tuple[int, ...] | None:
+    """Ascending from 2; what the last one has to be is known once the drafter is."""
+    widths = top.integers("verify_widths", "[2, 4, 8]")
+    if widths is not None and (not widths or widths[0] < 2 or any(a >= b for a, b in pairwise(widths))):
+        raise top.error("verify_widths", f"expected widths that ascend from 2 or more, found {list(widths)}")
+    return widths
 
 
 def _calibration(top: Section) -> CalibrationChoice:

@@ -56,6 +56,15 @@ class Section:
             raise self.error(key, f"expected a whole number from {low} to {high}, found {value}")
         return int(value)
 
+    def integers(self, key: str, example: str) -> tuple[int, ...] | None:
+        """A list of whole numbers; None when absent."""
+        value = self.values.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, list) or any(isinstance(entry, bool) or not isinstance(entry, int) for entry in value):
+            raise self.error(key, f"expected a list of whole numbers such as {example}, found {describe(value)}")
+        return tuple(int(entry) for entry in value)
+
     def choice(self, key: str, options: Iterable[str], default: str | None) -> str:
         """One of some names; without a default the key must be there."""
         value = self.text(key, default)

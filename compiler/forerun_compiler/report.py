@@ -41,6 +41,7 @@ def inspect_text(manifest: Manifest, folder: Path) -> str:
         ("target", f"{model.target_architecture} from {manifest.source.target}"),
         ("drafter", f"{model.drafter_family} from {manifest.source.drafter}, reads layers {_list(model.taps)}"),
         ("draft", f"{model.draft_len} tokens a round, trained for {model.block_size}"),
+        ("verify widths", f"{_list(model.verify_widths)} rows"),
         ("capacity", f"{model.capacity} tokens, prompt read {model.prefill_chunk} at a time"),
         ("caches", f"{cache_bytes(manifest):,} bytes a token"),
         ("vocabulary", f"{model.vocab_size} tokens, end {_list(model.eos_token_ids) or 'none'}"),

@@ -72,7 +72,7 @@ template <typename T> nb::tuple to_tuple(const std::vector<T> &values) {
 struct Facts {
     forerun_facts raw;
     std::string name, target_architecture, drafter_family, backend, backend_version;
-    std::vector<int64_t> eos_token_ids;
+    std::vector<int64_t> verify_widths, eos_token_ids;
 };
 
 struct Round {
@@ -175,7 +175,7 @@ class Engine {
     }
 
     Engine(Table target, Table draft, int64_t draft_len, int64_t capacity, int64_t prefill_chunk,
-           const std::vector<int64_t> &eos) {
+           const std::vector<int64_t> &eos, const std::vector<int64_t> &widths) {
         const size_t vocab = target.shape(0);
         if (target.shape(1) != vocab || draft.shape(0) != vocab || draft.shape(1) != vocab)
             raise(forerun_status_name(FORERUN_INVALID_ARGUMENT), "both tables must be [vocab_size, vocab_size]");
@@ -185,6 +185,8 @@ class Engine {
         table.draft_len = draft_len;
         table.capacity = capacity;
         table.prefill_chunk = prefill_chunk;
+        table.verify_widths = widths.data();
+        table.n_verify_widths = widths.size();
         table.target_logits = target.data();
         table.draft_logits = draft.data();
         table.eos_token_ids = eos.data();
@@ -219,6 +221,7 @@ class Engine {
         facts.drafter_family = raw.drafter_family;
         facts.backend = raw.backend;
         facts.backend_version = raw.backend_version;
+        facts.verify_widths.assign(raw.verify_widths, raw.verify_widths + raw.n_verify_widths);
         facts.eos_token_ids.assign(raw.eos_token_ids, raw.eos_token_ids + raw.n_eos_token_ids);
         return facts;
     }
@@ -300,6 +303,7 @@ void bind_results(nb::module_ &m) {
         .def_prop_ro("block_size", [](const Facts &f) { return f.raw.block_size; })
         .def_prop_ro("capacity", [](const Facts &f) { return f.raw.capacity; })
         .def_prop_ro("prefill_chunk", [](const Facts &f) { return f.raw.prefill_chunk; })
+        .def_prop_ro("verify_widths", [](const Facts &f) { return to_tuple(f.verify_widths); })
         .def_prop_ro("eos_token_ids", [](const Facts &f) { return to_tuple(f.eos_token_ids); })
         .def_prop_ro("bos_token_id",
                      [](const Facts &f) { return f.raw.bos_token_id < 0 ? nb::none() : nb::cast(f.raw.bos_token_id); })
@@ -332,9 +336,10 @@ NB_MODULE(_core, m) {
         .def(nb::init<const std::string &, const std::string &, const std::string &, const std::string &, nb::object,
                       nb::object, const std::string &, int32_t>(),
              "bundle"_a, "engine"_a, "library"_a, "version"_a, "bind"_a, "enqueue"_a, "driver"_a, "device"_a)
-        .def(nb::init<Table, Table, int64_t, int64_t, int64_t, const std::vector<int64_t> &>(),
+        .def(nb::init<Table, Table, int64_t, int64_t, int64_t, const std::vector<int64_t> &,
+                      const std::vector<int64_t> &>(),
              "target_logits"_a.noconvert(), "draft_logits"_a.noconvert(), "draft_len"_a, "capacity"_a,
-             "prefill_chunk"_a, "eos_token_ids"_a)
+             "prefill_chunk"_a, "eos_token_ids"_a, "verify_widths"_a = std::vector<int64_t>())
         .def("close", &Engine::close)
         .def("describe", &Engine::describe)
         .def("state", &Engine::state, "index"_a)

@@ -10,7 +10,7 @@ from typing import Any
 
 from forerun.errors import ForerunError
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,10 @@ typedef struct forerun_facts {
     int64_t block_size;    /* what the drafter was trained for; draft_len <= block_size */
     int64_t capacity;      /* most tokens that prompt and generation may have together */
     int64_t prefill_chunk; /* most prompt tokens in one prefill round */
+    /* What a decoding round may be as wide as: the anchor and its drafts, padded to the next of them. Ascending from 2,
+     * the last is draft_len + 1. */
+    const int64_t *verify_widths;
+    size_t n_verify_widths;
     const int64_t *eos_token_ids;
     size_t n_eos_token_ids;
     int64_t bos_token_id; /* -1 = none */
@@ -105,7 +109,7 @@ typedef enum forerun_graph {
 
 /* Graphs on an NVIDIA GPU that an outside library (TensorRT) runs. forerun owns the device memory, one stream and the
  * rounds: it has each graph enqueued once for each width, captures that as a CUDA graph, and launches it from then on.
- * A width is a number of tokens: draft_len + 1 (plain: 1) while decoding, prefill_chunk while prefilling.
+ * A width is a number of tokens: one of verify_widths (plain: 1) while decoding, prefill_chunk while prefilling.
  *
  * The callbacks are called by forerun_open_graphs and forerun_start, on the thread that calls these, with the device's
  * primary context current, and never within a round. 0 is success; after another result `message` is asked for the
@@ -193,6 +197,8 @@ typedef struct forerun_table {
     int64_t draft_len;
     int64_t capacity;
     int64_t prefill_chunk;
+    const int64_t *verify_widths; /* as in forerun_facts; NULL = draft_len + 1 alone */
+    size_t n_verify_widths;
     const float *target_logits; /* [vocab_size, vocab_size] row = last token, column = next token */
     const float *draft_logits;  /* [vocab_size, vocab_size] */
     const int64_t *eos_token_ids;

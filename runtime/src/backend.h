@@ -34,8 +34,7 @@ typedef struct fr_backend fr_backend;
 /* A backend is a file with one of these tables. */
 typedef struct fr_backend_operations {
     /* Makes such runs possible. Called while a generation starts, never within a round, and before the states hold
-     * anything of it; what an earlier call made may be dropped once three other widths of the same graph were prepared
-     * since. */
+     * anything of it; what a call for an earlier generation made may be dropped. */
     forerun_status (*prepare)(fr_backend *self, fr_run run, forerun_error *error);
     /* Runs a graph as prepared. */
     forerun_status (*run)(fr_backend *self, fr_run run, forerun_error *error);

@@ -21,9 +21,13 @@ static fr_graph_kind graph_of(const fr_loop *self) {
     return self->request.decoding == FORERUN_PLAIN ? FR_PLAIN : FR_ROUND;
 }
 
-/* Every decoding round of the fused graph has one width, so that its kernels and their rounding are always the same. */
+/* The narrowest width that holds the drafts that may be verified. Rounds that verify fewer because little is left have
+ * it too, so that one plan means one width, whose kernels round in one way. */
 static size_t decode_width(const fr_loop *self) {
-    return graph_of(self) == FR_PLAIN ? 1 : (size_t)self->model->draft_len + 1;
+    if (graph_of(self) == FR_PLAIN)
+        return 1;
+    bool padded = self->request.decoding == FORERUN_PADDED;
+    return fr_verify_width(self->model, padded ? self->model->draft_len : self->request.draft_len);
 }
 
 static bool in_prompt(const fr_loop *self) {

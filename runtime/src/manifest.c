@@ -26,6 +26,28 @@ static void read_end_tokens(fr_fields *in, const fr_json *model, fr_model *out) 
         out->bos_token_id = fr_field_integer(in, model, "bos_token_id", 0, out->vocab_size - 1);
 }
 
+size_t fr_verify_width(const fr_model *model, int64_t n_draft) {
+    for (size_t i = 0; i < model->n_verify_widths; i++)
+        if (model->verify_widths[i] > n_draft)
+            return (size_t)model->verify_widths[i];
+    return (size_t)model->draft_len + 1;
+}
+
+static void read_widths(fr_fields *in, const fr_json *model, fr_model *out) {
+    static const char EXPECTED[] = "widths from 2, ascending, the last of them draft_len + 1";
+    const fr_json *list = fr_field_container(in, model, "verify_widths", FR_JSON_ARRAY);
+    if (list == NULL || (out->verify_widths = fr_field_take(in, list->count, sizeof(int64_t))) == NULL)
+        return;
+    int64_t before = 1;
+    for (const fr_json *item = list->first; item != NULL; item = item->next) {
+        if (item->kind != FR_JSON_INTEGER || item->integer <= before)
+            fr_field_wrong(in, "verify_widths", EXPECTED, item);
+        out->verify_widths[out->n_verify_widths++] = before = item->integer;
+    }
+    if (before != out->draft_len + 1)
+        fr_field_wrong(in, "verify_widths", EXPECTED, list);
+}
+
 static void read_model(fr_fields *in, const fr_json *root, fr_model *out) {
     const int64_t most = INT32_MAX; /* vocabularies and contexts stay far below; sums of them cannot overflow */
     in->section = "manifest";
@@ -43,6 +65,7 @@ static void read_model(fr_fields *in, const fr_json *root, fr_model *out) {
      * from the anchor's row on, which is below `capacity` as well. */
     int64_t spare = out->draft_len + 1 > out->block_size ? out->draft_len + 1 : out->block_size;
     out->cache_rows = fr_field_integer(in, model, "cache_rows", out->capacity + spare - 1, 2 * most);
+    read_widths(in, model, out);
     read_end_tokens(in, model, out);
 }
 

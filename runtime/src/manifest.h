@@ -6,7 +6,7 @@
 #include "arena.h"
 #include "status.h"
 
-enum { FR_FORMAT = 3, FR_MAX_RANK = 8, FR_MAX_DRAFT = 256 };
+enum { FR_FORMAT = 4, FR_MAX_RANK = 8, FR_MAX_DRAFT = 256 };
 
 typedef enum fr_dtype { FR_INT64, FR_FLOAT32, FR_FLOAT16, FR_BFLOAT16, FR_INT8 } fr_dtype;
 
@@ -33,6 +33,8 @@ typedef struct fr_graph {
 typedef struct fr_model {
     const char *name, *target_architecture, *drafter_family;
     int64_t vocab_size, draft_len, block_size, capacity, cache_rows, prefill_chunk;
+    int64_t *verify_widths; /* ascending, the last is draft_len + 1 */
+    size_t n_verify_widths;
     int64_t *eos_token_ids;
     size_t n_eos_token_ids;
     int64_t bos_token_id; /* -1 = none */
@@ -62,6 +64,9 @@ typedef struct fr_manifest {
     fr_file *files;
     size_t n_files;
 } fr_manifest;
+
+/* The narrowest verify width that holds the anchor and `n_draft` <= draft_len draft tokens. */
+size_t fr_verify_width(const fr_model *model, int64_t n_draft);
 
 size_t fr_dtype_bytes(fr_dtype dtype);
 

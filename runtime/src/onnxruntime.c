@@ -11,9 +11,6 @@
 #include <string.h>
 #include <unistd.h>
 
-/* A generation uses at most three widths of a graph: decoding, a full prefill chunk, and the prompt's rest. */
-enum { WIDTHS = 4 };
-
 typedef struct onnxruntime {
     fr_backend base;
     fr_ort_api api;
@@ -25,8 +22,9 @@ typedef struct onnxruntime {
     bool owns_device;
     OrtSessionOptions *options;
     OrtCustomOpDomain *operators;
-    fr_ort_graph graphs[2];             /* by fr_graph_kind */
-    fr_ort_binding bindings[2][WIDTHS]; /* of each */
+    fr_ort_graph graphs[2];      /* by fr_graph_kind */
+    fr_ort_binding *bindings[2]; /* [n_bindings] of each: as many widths as a generation may use */
+    size_t n_bindings;
     fr_ort_states states;
     uint64_t prepared;
 } onnxruntime;
@@ -61,7 +59,7 @@ static forerun_status ort_prepare(fr_backend *base, fr_run run, forerun_error *e
     if (it->session == NULL)
         TRY(load_graph(self, run.kind, error));
     fr_ort_binding *bindings = self->bindings[run.kind], *oldest = &bindings[0];
-    for (size_t i = 0; i < WIDTHS; i++) {
+    for (size_t i = 0; i < self->n_bindings; i++) {
         if (bindings[i].width == run.width) {
             bindings[i].last_prepared = ++self->prepared;
             return FORERUN_OK;
@@ -82,7 +80,7 @@ static forerun_status ort_prepare(fr_backend *base, fr_run run, forerun_error *e
 static forerun_status ort_run(fr_backend *base, fr_run run, forerun_error *error) {
     onnxruntime *self = (onnxruntime *)base;
     const fr_ort_graph *it = &self->graphs[run.kind];
-    for (size_t i = 0; i < WIDTHS; i++)
+    for (size_t i = 0; i < self->n_bindings; i++)
         if (self->bindings[run.kind][i].width == run.width)
             return fr_ort_graph_run(it, &self->bindings[run.kind][i], error);
     return fr_fail(error, FORERUN_INVALID_STATE, "%s was not prepared for %zu tokens.", it->facts->file, run.width);
@@ -141,7 +139,7 @@ static void ort_state(const fr_backend *base, size_t index, forerun_state_info *
 static void ort_close(fr_backend *base) {
     onnxruntime *self = (onnxruntime *)base;
     for (int kind = 0; kind < 2; kind++)
-        for (size_t i = 0; i < WIDTHS; i++)
+        for (size_t i = 0; i < self->n_bindings; i++)
             fr_ort_graph_unbind(&self->graphs[kind], &self->bindings[kind][i]);
     fr_ort_states_close(&self->api, &self->states); /* before the session whose provider owns their memory */
     for (int kind = 0; kind < 2; kind++)
@@ -229,6 +227,12 @@ forerun_status fr_onnxruntime_open(fr_arena *arena, const char *folder, const fr
     TRY(choose_graphs(self, manifest, options->engine, fr_provider_device(provider) != NULL, error));
     TRY(fr_ort_load(options->onnxruntime_library, &self->api, error));
     self->base.version = self->api.version;
+    const size_t others = 2; /* a full chunk of the prompt, and its rest */
+    size_t n_bindings = manifest->model.n_verify_widths + others;
+    for (int kind = 0; kind < 2; kind++)
+        if ((self->bindings[kind] = fr_arena_take(arena, n_bindings, sizeof(fr_ort_binding))) == NULL)
+            return fr_fail(error, FORERUN_OUT_OF_MEMORY, "No memory to open %s.", folder);
+    self->n_bindings = n_bindings;
     *out = &self->base; /* from here on the caller closes it, also when opening fails */
     for (int kind = 0; kind < 2; kind++) {
         fr_ort_graph *it = &self->graphs[kind];

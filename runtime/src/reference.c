@@ -4,6 +4,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
 /* Its cache holds tokens instead of keys and values, and every distribution is looked up by what the cache row says:
@@ -133,6 +134,18 @@ static forerun_status check_logits(const char *name, const float *logits, size_t
     return FORERUN_OK;
 }
 
+static bool good_widths(const forerun_table *table) {
+    int64_t before = 1;
+    if (table->n_verify_widths == 0)
+        return true;
+    for (size_t i = 0; table->verify_widths != NULL && i < table->n_verify_widths; i++) {
+        if (table->verify_widths[i] <= before)
+            return false;
+        before = table->verify_widths[i];
+    }
+    return before == table->draft_len + 1;
+}
+
 static forerun_status check_table(const forerun_table *table, forerun_error *error) {
     if (table->vocab_size < 1 || table->vocab_size > 4096 || table->draft_len < 1 || table->draft_len > FR_MAX_DRAFT ||
         table->capacity < 2 || table->capacity > INT32_MAX || table->prefill_chunk < 1 ||
@@ -140,6 +153,10 @@ static forerun_status check_table(const forerun_table *table, forerun_error *err
         return fr_fail(error, FORERUN_INVALID_ARGUMENT,
                        "A table needs vocab_size 1 .. 4096, draft_len 1 .. %d, capacity >= 2, prefill_chunk >= 1.",
                        FR_MAX_DRAFT);
+    if (!good_widths(table))
+        return fr_fail(error, FORERUN_INVALID_ARGUMENT,
+                       "The table's verify_widths must ascend from 2 or more to draft_len + 1 = %" PRId64 ".",
+                       table->draft_len + 1);
     for (size_t i = 0; i < table->n_eos_token_ids; i++)
         if (table->eos_token_ids[i] < 0 || table->eos_token_ids[i] >= table->vocab_size)
             return fr_fail(error, FORERUN_INVALID_ARGUMENT, "The table's eos_token_ids[%zu] is not in its vocabulary.",
@@ -159,6 +176,7 @@ static void describe(const forerun_table *table, fr_model *model) {
                         .capacity = table->capacity,
                         .cache_rows = table->capacity + table->draft_len + 1,
                         .prefill_chunk = table->prefill_chunk,
+                        .n_verify_widths = table->n_verify_widths > 0 ? table->n_verify_widths : 1,
                         .n_eos_token_ids = table->n_eos_token_ids,
                         .bos_token_id = -1};
 }
@@ -176,8 +194,12 @@ forerun_status fr_reference_open(fr_arena *arena, const forerun_table *table, fr
            table_bytes = vocab * vocab * sizeof(float);
     reference *self = fr_arena_take(arena, 1, sizeof *self);
     model->eos_token_ids = fr_arena_take(arena, table->n_eos_token_ids, sizeof(int64_t));
-    if (self == NULL || model->eos_token_ids == NULL)
+    model->verify_widths = fr_arena_take(arena, model->n_verify_widths, sizeof(int64_t));
+    if (self == NULL || model->eos_token_ids == NULL || model->verify_widths == NULL)
         return fr_fail(error, FORERUN_OUT_OF_MEMORY, "No memory for the table model.");
+    model->verify_widths[0] = table->draft_len + 1;
+    if (table->n_verify_widths > 0)
+        memcpy(model->verify_widths, table->verify_widths, table->n_verify_widths * sizeof(int64_t));
     self->base = (fr_backend){
         .operations = &operations, .name = "reference", .version = FORERUN_VERSION, .n_states = 2, .threads = 1};
     self->vocab = vocab;

@@ -168,6 +168,8 @@ forerun_status forerun_describe(const forerun_engine *engine, forerun_facts *out
                            .block_size = model->block_size,
                            .capacity = model->capacity,
                            .prefill_chunk = model->prefill_chunk,
+                           .verify_widths = model->verify_widths,
+                           .n_verify_widths = model->n_verify_widths,
                            .eos_token_ids = model->eos_token_ids,
                            .n_eos_token_ids = model->n_eos_token_ids,
                            .bos_token_id = model->bos_token_id,

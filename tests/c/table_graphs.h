@@ -83,7 +83,9 @@ static inline void read_inputs(const table_run *run) {
         memcpy(io->uniform + K, bound(run, "uniform", 4), 4);
     else
         memcpy(io->uniform, bound(run, "uniform", (2 * K + 2) * 4), (2 * K + 2) * 4);
-    for (int64_t i = io->n_known[0]; run->width != K + 1 && (plain || io->n_draft[0] == 0) && i < run->width; i++)
+    const bool decodes =
+        run->width <= K + 1 && fr_verify_width(&run->self->model, run->width - 1) == (size_t)run->width;
+    for (int64_t i = io->n_known[0]; !decodes && (plain || io->n_draft[0] == 0) && i < run->width; i++)
         CHECK_INT(io->tokens[i], 0); /* the padding of a prefill */
     if (run->self->warming)
         CHECK(io->position[0] == 0 && io->n_known[0] == 1 && io->tokens[0] == 0 && io->temperature[0] == 0.0f);

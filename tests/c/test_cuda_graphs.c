@@ -67,6 +67,9 @@ static void equals_the_table_model(int64_t chunk) {
         for (int stops = 0; stops < 2; stops++) {
             forerun_table table = successor_table(target, draft, wrong[i]);
             table.prefill_chunk = chunk;
+            static const int64_t widths[] = {2, K, K + 1};
+            table.verify_widths = widths;
+            table.n_verify_widths = i == 1 ? 3 : 0; /* without: the widest alone */
             table.eos_token_ids = &end;
             table.n_eos_token_ids = (size_t)stops;
             table_graphs graphs;

@@ -33,7 +33,7 @@ static char *add_graphs(char *at, const char *dtype) {
 /* The body of a good manifest, unsealed; in a static buffer. */
 static char *good_body(void) {
     static char body[8192];
-    char *at = body + sprintf(body, "{\n  \"format\": 3,\n  \"files\": {");
+    char *at = body + sprintf(body, "{\n  \"format\": 4,\n  \"files\": {");
     for (size_t i = 0; i < FILES; i++) {
         char hex[65];
         hash_text(CONTENTS[i], strlen(CONTENTS[i]), hex);
@@ -43,7 +43,8 @@ static char *good_body(void) {
     at += sprintf(at,
                   "},\n  \"model\": {\"name\": \"it\", \"target_architecture\": \"T\", \"drafter_family\": \"dspark\", "
                   "\"vocab_size\": 300, \"draft_len\": 4, \"block_size\": 7, \"capacity\": 64, \"cache_rows\": 70, "
-                  "\"prefill_chunk\": 16, \"eos_token_ids\": [256, 1], \"bos_token_id\": null},\n  \"graphs\": {");
+                  "\"prefill_chunk\": 16, \"verify_widths\": [2, 5], \"eos_token_ids\": [256, 1], \"bos_token_id\": "
+                  "null},\n  \"graphs\": {");
     at = add_graphs(at, "float32");
     at += sprintf(at, "},\n  \"engines\": [{\"backend\": \"onnxruntime\", \"built\": []}, "
                       "{\"backend\": \"tensorrt-rtx\", \"graphs\": {");
@@ -92,6 +93,9 @@ static void reads_a_good_bundle(void) {
         printf("%s\n", error.message);
     REQUIRE(status == FORERUN_OK);
     CHECK(it.model.vocab_size == 300 && it.model.draft_len == 4 && it.model.cache_rows == 70);
+    CHECK(it.model.n_verify_widths == 2 && it.model.verify_widths[0] == 2 && it.model.verify_widths[1] == 5);
+    CHECK(fr_verify_width(&it.model, 0) == 2 && fr_verify_width(&it.model, 1) == 2);
+    CHECK(fr_verify_width(&it.model, 2) == 5 && fr_verify_width(&it.model, 4) == 5);
     CHECK(it.model.n_eos_token_ids == 2 && it.model.eos_token_ids[1] == 1 && it.model.bos_token_id == -1);
     CHECK(it.n_files == FILES && it.files[1].size == 15);
     CHECK(it.round.n_states == 1 && fr_tensor_bytes(&it.round.states[0].tensor) == 2 * 70 * 8 * 4);
@@ -108,9 +112,9 @@ static void refuses_fields(void) {
     static const struct {
         const char *from, *to, *message;
     } cases[] = {
-        {"\"format\": 3", "\"format\": 4", "has format 4, this runtime reads format 3"},
-        {"\"format\": 3", "\"format\": \"1\"", "manifest.format: expected"},
-        {"\"format\": 3,", "", "manifest.format: expected"},
+        {"\"format\": 4", "\"format\": 3", "has format 3, this runtime reads format 4"},
+        {"\"format\": 4", "\"format\": \"1\"", "manifest.format: expected"},
+        {"\"format\": 4,", "", "manifest.format: expected"},
         {"\"round.onnx\"", "\"../round.onnx\"", "does not stay inside"},
         {"\"round.onnx\"", "\"/etc/passwd\"", "does not stay inside"},
         {"\"round.onnx\"", "\"a/../../b\"", "does not stay inside"},
@@ -132,6 +136,13 @@ static void refuses_fields(void) {
         {"\"capacity\": 64", "\"capacity\": 1", "model.capacity"},
         {"\"cache_rows\": 70", "\"cache_rows\": 71", "caches of model.cache_rows rows"},
         {"\"prefill_chunk\": 16", "\"prefill_chunk\": 0", "model.prefill_chunk"},
+        {"[2, 5]", "[]", "model.verify_widths: expected widths from 2, ascending, the last of them draft_len + 1"},
+        {"[2, 5]", "[1, 5]", "model.verify_widths: expected widths from 2"},
+        {"[2, 5]", "[2, 2, 5]", "model.verify_widths: expected widths from 2"},
+        {"[2, 5]", "[2, 4]", "model.verify_widths: expected widths from 2"},
+        {"[2, 5]", "[2, 5, 6]", "model.verify_widths: expected widths from 2"},
+        {"[2, 5]", "[2, \"5\"]", "model.verify_widths: expected widths from 2"},
+        {"[2, 5]", "5", "model.verify_widths: expected a list"},
         {"\"bos_token_id\": null", "\"bos_token_id\": 300", "model.bos_token_id"},
         {"\"dtype\": \"float32\"", "\"dtype\": \"float64\"",
          "graphs.round.dtype: expected int64, float32, float16, bfloat16 or int8, found float64"},

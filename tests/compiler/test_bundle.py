@@ -156,9 +156,9 @@ def test_a_linked_subfolder_is_refused(folder: Path, tmp_path: Path) -> None:
 
 
 def test_another_format_is_refused_before_its_seal(folder: Path) -> None:
-    text = (folder / "manifest.json").read_text().replace('"format": 3', '"format": 4')
+    text = (folder / "manifest.json").read_text().replace('"format": 4', '"format": 5')
     (folder / "manifest.json").write_text(text)
-    assert "the bundle has format 4, this forerun reads format 3" in refusal(folder)
+    assert "the bundle has format 5, this forerun reads format 4" in refusal(folder)
 
 
 def test_a_sealed_manifest_with_wrong_fields_is_refused(folder: Path) -> None:

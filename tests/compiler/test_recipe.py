@@ -43,9 +43,10 @@ def test_reads_values_and_defaults(tmp_path: Path) -> None:
 
 def test_reads_every_key(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text('{"prompt": "x"}\n')
-    more = "draft_len: 3\nprefill_chunk: 32\nprompts: p.jsonl\nprecision: {target: float32, cache: float32}\n"
+    more = "draft_len: 3\nverify_widths: [2, 4]\nprefill_chunk: 32\nprompts: p.jsonl\n"
+    more += "precision: {target: float32, cache: float32}\n"
     recipe = load_recipe(write(tmp_path, GOOD + more + "engines:\n  - {backend: onnxruntime, device: cpu}\n"))
-    assert (recipe.draft_len, recipe.prefill_chunk) == (3, 32)
+    assert (recipe.draft_len, recipe.prefill_chunk, recipe.verify_widths) == (3, 32, (2, 4))
     assert recipe.prompts == (tmp_path / "p.jsonl").resolve()
 
 
@@ -109,6 +110,30 @@ def test_a_small_capacity_bounds_the_default_chunk(tmp_path: Path) -> None:
             "capacity: 256\nprefill_chunk: 257",
             8,
             "prefill_chunk: expected a whole number from 1 to 256",
+        ),
+        (
+            "capacity: 256",
+            "capacity: 256\nverify_widths: 8",
+            8,
+            "verify_widths: expected a list of whole numbers such as [2, 4, 8], found the number 8",
+        ),
+        (
+            "capacity: 256",
+            "capacity: 256\nverify_widths: [2, true]",
+            8,
+            "verify_widths: expected a list of whole numbers such as [2, 4, 8], found a list",
+        ),
+        (
+            "capacity: 256",
+            "capacity: 256\nverify_widths: [1, 8]",
+            8,
+            "verify_widths: expected widths that ascend from 2 or more, found [1, 8]",
+        ),
+        (
+            "capacity: 256",
+            "capacity: 256\nverify_widths: []",
+            8,
+            "verify_widths: expected widths that ascend from 2 or more, found []",
         ),
         (
             "capacity: 256",

@@ -1,7 +1,8 @@
-"""A run on TensorRT has at least the rows of a decoding run, so the smaller of its width and that width is known.
+"""On TensorRT a round asks for as many rows of logits as the widest decoding run has, however many tokens a run has.
 
-It is how many rows of logits a round asks for. Known, they are a fixed size in the engine; computed, the host would
-have to hand it to the device in every run.
+Known, they are a fixed size in the engine; computed, the host would have to hand it to the device in every run. A
+narrower run repeats its last row (link_round), which costs a GPU next to nothing: the weights of the LM head are read
+once for all rows.
 """
 
 from __future__ import annotations

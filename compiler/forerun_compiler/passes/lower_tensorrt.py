@@ -1,8 +1,8 @@
 """From the dialect to what TensorRT builds into one engine that a CUDA graph can hold: an ordered table of passes.
 
 Standard operators of opset 24, no branch, no loop, every state written in place. T, the tokens of a run, stays open: an
-engine gets one profile for decoding (draft_len + 1 rows, plain decoding 1) and one for prefill, and holds its weights
-once for both. The graph runs on ONNX Runtime's CPU provider as well, in float32 and float16, which is how its numbers
+engine gets one profile for each verify width (plain decoding: 1 row) and one for prefill, and holds its weights once
+for all. The graph runs on ONNX Runtime's CPU provider as well, in float32 and float16, which is how its numbers
 are checked without a GPU.
 """
 
@@ -33,8 +33,11 @@ IR_VERSION = 11
 """The first that has initializers of four bits in floating point."""
 
 
-def passes_for(dtype: str) -> tuple[Pass, ...]:
-    """Return the ordered passes for an engine that computes in `dtype` where a layer's scheme says nothing else."""
+def passes_for(dtype: str, narrower: bool) -> tuple[Pass, ...]:
+    """Return the ordered passes for an engine that computes in `dtype` where a layer's scheme says nothing else.
+
+    `narrower`: decoding runs may have fewer rows than the widest (tensorrt_attention).
+    """
     return (
         Pass("flatten branches", flatten_branches, must_fire=True),
         # Plain decoding tests no draft, and asks for one row of logits.
@@ -43,7 +46,7 @@ def passes_for(dtype: str) -> tuple[Pass, ...]:
         Pass("take the first largest", first_largest, must_fire=True),
         Pass("draw in two levels", two_level_draws, must_fire=False),
         Pass("stack products", stack_products, must_fire=False),
-        Pass("lower attention and caches", tensorrt_attention, must_fire=True),
+        Pass("lower attention and caches", lambda model: tensorrt_attention(model, narrower), must_fire=True),
         Pass("lower experts", lower_experts, must_fire=False),
         Pass("compute in the engine's dtype", lambda model: compute_dtype(model, dtype), must_fire=dtype != "float32"),
         Pass("quantize fp8", quantize_fp8, must_fire=False),

@@ -1,9 +1,14 @@
 """CachedAttention and CacheWrite become TensorScatter and Attention with the rows of a decoding run as heads.
 
 TensorRT reads keys and values where they lie only if a head has one row; else it copies every cache in every run. So
-q [1,H,T,D] becomes [1,H*W,T/W,D], W being the rows of a decoding run: one row a head while decoding, T/W rows a head in
-prefill, where a copy of the caches serves a whole chunk. Head h*W+i holds rows i*T/W and on of query head h, and reads
-key-value head (h*W+i) // (H/G*W) = h // (H/G) as before. T must be a multiple of W.
+q [1,H,T,D] becomes [1,H*W,T/W,D], W being the rows of the widest decoding run: one row a head while decoding, T/W rows
+a head in prefill, where a copy of the caches serves a whole chunk. Head h*W+i holds rows i*T/W and on of query head h,
+and reads key-value head (h*W+i) // (H/G*W) = h // (H/G) as before. T must be a multiple of W.
+
+Narrower decoding runs cannot be folded by another number: the heads of an Attention are fixed in the engine, and a
+number that divides all widths would leave several rows a head, and copies. An engine for each width would hold the
+weights once more. So q is filled up with zeros to W rows, for attention alone, and what they give is cut off; all
+products keep T rows, and the keys and values that W rows read are those of one row of the widest run.
 
 What a row sees is a mask, made once for a position and shared by all layers of the same window: TensorRT ignores
 Attention's own lengths, and its causal mask counts from row 0. A cache goes from the graph input NAME through one
@@ -40,19 +45,23 @@ class _Sizes:
     spread: int
 
 
-def tensorrt_attention(model: ir.Model) -> int:
+def tensorrt_attention(model: ir.Model, narrower: bool = False) -> int:
     """Replace every CachedAttention and CacheWrite of batch 1; return how many were replaced.
+
+    `narrower`: decoding runs may have fewer rows than the widest; else every T must be a multiple of that.
 
     Raises:
         PassError: another batch size, an unknown shape, or what TensorRT has no kernel for: a soft-cap, a head dim, a
             cache of too many rows.
     """
     graph, joined = model.graph, JoinedWrites()
-    masks, width = _Masks(graph), decoding_width(model)
+    width = decoding_width(model)
+    rows = _Rows(narrower and width > 1)
+    masks = _Masks(graph, rows)
     attentions = find_nodes(graph, dialect.CachedAttention.OP_TYPE, dialect.DOMAIN)
     count = len(attentions) + len(find_nodes(graph, dialect.CacheWrite.OP_TYPE, dialect.DOMAIN))
     for number, node in enumerate(attentions):
-        _lower(graph, node, _sizes(node, width), (masks, joined), f"attention.{number}.")
+        _lower(graph, node, _sizes(node, width), (rows, masks, joined), f"attention.{number}.")
     for number, node in enumerate(find_nodes(graph, dialect.CacheWrite.OP_TYPE, dialect.DOMAIN)):
         k, v, k_cache, v_cache, position = operands(node, 5)
         emit = Emitter(graph, f"write.{number}.", before=node)
@@ -69,8 +78,10 @@ def decoding_width(model: ir.Model) -> int:
     return width
 
 
-def _lower(graph: ir.Graph, node: ir.Node, sizes: _Sizes, shared: tuple[_Masks, JoinedWrites], prefix: str) -> None:
-    attributes, (masks, joined) = dialect.CachedAttention.from_node(node), shared
+def _lower(
+    graph: ir.Graph, node: ir.Node, sizes: _Sizes, shared: tuple[_Rows, _Masks, JoinedWrites], prefix: str
+) -> None:
+    attributes, (rows, masks, joined) = dialect.CachedAttention.from_node(node), shared
     if attributes.softcap:
         raise PassError(
             f"node {node.name!r}: TensorRT's attention has no soft-cap of the scores, and this one has "
@@ -84,9 +95,11 @@ def _lower(graph: ir.Graph, node: ir.Node, sizes: _Sizes, shared: tuple[_Masks, 
         caches = _write(emit, ((k_cache, k), (v_cache, v)), position)
     else:
         caches = joined.emit(emit, write, node)
-    spread = emit("Reshape", q, emit.constant([1, sizes.heads * sizes.spread, -1, sizes.head_dim]))
+    filled = rows.fill(emit, q, sizes)
+    spread = emit("Reshape", filled, emit.constant([1, sizes.heads * sizes.spread, -1, sizes.head_dim]))
     out = emit("Attention", spread, *caches, mask, scale=attributes.scale)
-    replace_node(node, [], [emit("Reshape", out, emit.constant([1, sizes.heads, -1, sizes.head_dim])), *caches])
+    whole = emit("Reshape", out, emit.constant([1, sizes.heads, -1, sizes.head_dim]))
+    replace_node(node, [], [rows.cut(emit, whole, q), *caches])
     if write is not None:
         graph.remove(write, safe=True)
 
@@ -128,32 +141,70 @@ def _known_rows(q: ir.Value) -> int | None:
     return rows if isinstance(rows, int) else None
 
 
+def _row_name(q: ir.Value) -> object:
+    """What equal numbers of rows have in common: one without a name is known by the value that has it only."""
+    assert q.shape is not None
+    rows = q.shape[2]
+    return rows if isinstance(rows, int) or rows.value is not None else q
+
+
+class _Rows:
+    """The rows of a run, int64 [1], and the multiple of W that attention has in their place; each made once."""
+
+    def __init__(self, narrower: bool) -> None:
+        self._narrower = narrower
+        self._known: dict[object, tuple[ir.Value, ir.Value, ir.Value]] = {}
+
+    def fill(self, emit: Emitter, q: ir.Value, sizes: _Sizes) -> ir.Value:
+        """Append zeros to q where its rows are chosen by a run."""
+        return emit("Pad", q, self._counts(emit, q, sizes)[2]) if self._varies(q) else q
+
+    def cut(self, emit: Emitter, out: ir.Value, q: ir.Value) -> ir.Value:
+        """The rows of `out` that q has; `fill` came before."""
+        if not self._varies(q):
+            return out
+        return emit("Slice", out, emit.constant([0]), self._known[_row_name(q)][0], emit.constant([2]))
+
+    def filled(self, emit: Emitter, q: ir.Value, sizes: _Sizes) -> ir.Value:
+        """The number of rows of a filled q."""
+        return self._counts(emit, q, sizes)[1] if self._varies(q) else row_count(emit, q, 2, _known_rows(q))
+
+    def _varies(self, q: ir.Value) -> bool:
+        return self._narrower and _known_rows(q) is None
+
+    def _counts(self, emit: Emitter, q: ir.Value, sizes: _Sizes) -> tuple[ir.Value, ir.Value, ir.Value]:
+        name = _row_name(q)
+        if name not in self._known:
+            count, spread = row_count(emit, q, 2, None), emit.constant([sizes.spread])
+            up = emit("Add", count, emit.constant([sizes.spread - 1]))
+            whole = emit("Mul", emit("Div", up, spread), spread)
+            zeros = [emit.constant([0] * 6), emit("Sub", whole, count), emit.constant([0])]
+            self._known[name] = count, whole, emit("Concat", *zeros, axis=0)
+        return self._known[name]
+
+
 class _Masks:
     """What the rows of a run see, bool [1,H*W,T/W,C], or [1,1,1,C] where all see the same; each made once."""
 
-    def __init__(self, graph: ir.Graph) -> None:
+    def __init__(self, graph: ir.Graph, rows: _Rows) -> None:
         self._graph = graph
+        self._rows = rows
         self._known: dict[tuple[object, ...], ir.Value] = {}
 
     def of(
         self, attributes: dialect.CachedAttention, q: ir.Value, position: ir.Value, sizes: _Sizes, before: ir.Node
     ) -> ir.Value:
-        assert q.shape is not None
-        rows = q.shape[2]
-        # A number of rows without a name is known by the value that has it only.
-        named = rows if isinstance(rows, int) or rows.value is not None else q
-        key = (position, attributes.mask, attributes.window, named, sizes)
+        key = (position, attributes.mask, attributes.window, _row_name(q), sizes)
         if key not in self._known:
             emit = Emitter(self._graph, f"mask.{len(self._known)}.", before=before)
-            self._known[key] = _mask(emit, attributes, q, position, sizes)
+            self._known[key] = _mask(emit, attributes, self._rows.filled(emit, q, sizes), position, sizes)
         return self._known[key]
 
 
 def _mask(
-    emit: Emitter, attributes: dialect.CachedAttention, q: ir.Value, position: ir.Value, sizes: _Sizes
+    emit: Emitter, attributes: dialect.CachedAttention, count: ir.Value, position: ir.Value, sizes: _Sizes
 ) -> ir.Value:
     key = emit.constant(np.arange(sizes.cache_rows)[None, None, None])
-    count = row_count(emit, q, 2, _known_rows(q))
     row = emit("Range", emit.constant(0), emit("Squeeze", count), emit.constant(1))
     query = emit("Reshape", emit("Add", position, row), emit.constant([1, sizes.spread, -1, 1]))
     if attributes.mask == dialect.CAUSAL:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -34,6 +35,7 @@ TARGETS = {
     ("float16", "nvfp4"): ("12.0",),
     ("float16", "int8-static"): ("8.6",),
 }
+WIDTHS = (2, 8)
 QUANTIZED = {"fp8": "fp8", "nvfp4": "fp4", "int8-static": "int8"}
 _kept: list[tempfile.TemporaryDirectory[str]] = []
 
@@ -41,6 +43,7 @@ _kept: list[tempfile.TemporaryDirectory[str]] = []
 def build(dtype: ComputeType, scheme: str) -> tuple[Path, BuiltEngines]:
     """Lower and build both graphs of a tiny pair in a new folder."""
     linked = pair(head_dim=32).linked
+    linked = replace(linked, facts=replace(linked.facts, verify_widths=WIDTHS))
     capabilities = TARGETS[dtype, scheme]
     engine = EngineTarget(TENSORRT_RTX, "cuda", compute_capability=capabilities, dtype=dtype)
     graphs = lower_linked(
@@ -49,7 +52,7 @@ def build(dtype: ComputeType, scheme: str) -> tuple[Path, BuiltEngines]:
     _kept.append(tempfile.TemporaryDirectory(prefix="forerun-engine-"))
     folder = Path(_kept[-1].name)
     write_for_tensorrt({"round": graphs.round, "plain": graphs.plain}, folder)
-    widths = {"round": (linked.facts.draft_len + 1, PREFILL_CHUNK), "plain": (1, PREFILL_CHUNK)}
+    widths = {"round": (*reversed(WIDTHS), PREFILL_CHUNK), "plain": (1, PREFILL_CHUNK)}
     builds = tuple(GraphBuild(name, folder / f"{name}.onnx", found) for name, found in widths.items())
     return folder, build_engines(EngineRequest(TENSORRT_RTX, capabilities, builds), folder, lambda *_: None)
 
@@ -74,15 +77,17 @@ def test_both_graphs_become_engines_that_a_cuda_graph_can_hold(dtype: ComputeTyp
     folder, engines = built(dtype, scheme)
     assert engines.compute_capability == TARGETS[dtype, scheme]
     for graph in ("round", "plain"):
-        decoding, prefill = profiles(engines, graph)
-        states = [name for name in decoding.inputs if f"{name}.out" in decoding.outputs]
+        *decoding, prefill = profiles(engines, graph)
+        assert len(decoding) == (len(WIDTHS) if graph == "round" else 1)
+        states = [name for name in prefill.inputs if f"{name}.out" in prefill.outputs]
         assert len(states) == (11 if graph == "round" else 6)  # three target layers, two of the drafter, draft_probs
-        for profile in (decoding, prefill):
+        for profile in (*decoding, prefill):
             assert list(profile.aliased) == states
             assert profile.capturable
-        assert decoding.copies == ()
         caches = [name for name in states if name != "draft_probs"]
-        assert list(decoding.attended) == caches
+        for profile in decoding:
+            assert profile.copies == ()
+            assert list(profile.attended) == caches
         assert (folder / f"{graph}.engine").stat().st_size == engines.graphs[graph].facts.size
 
 
@@ -91,7 +96,7 @@ def test_all_layers_of_target_and_drafter_are_quantized_products(scheme: str) ->
     _, engines = built("float16", scheme)
     # Of each layer: Q, K and V as one product, the output, gate and up as one, down; then the LM head.
     target, drafter = 4 * 3 + 1, 4 * 2 + 1
-    (plain, _), (fused, _) = profiles(engines, "plain"), profiles(engines, "round")
+    (plain, *_), (fused, *_) = profiles(engines, "plain"), profiles(engines, "round")
     assert plain.products_by_operands()[QUANTIZED[scheme]] == target
     # Keys and values of the drafter's context are a product of their own in each layer.
     assert fused.products_by_operands()[QUANTIZED[scheme]] >= target + drafter

@@ -17,6 +17,7 @@ from hand_graphs import FLOAT, INT, constant, make_model, node, op_types, sessio
 H, G, D, C, S, WIDTH = 4, 2, 32, 40, 5, 4
 TOLERANCE = 2e-6
 LOWER = (Pass("attention", tensorrt_attention, must_fire=True),)
+NARROWER = (Pass("attention", lambda model: tensorrt_attention(model, narrower=True), must_fire=True),)
 TABLES = [constant(name, np.random.default_rng(7).uniform(-1, 1, (C, D // 2))) for name in ("cos", "sin")]
 
 
@@ -54,10 +55,10 @@ def wide(arrays: dict[str, Array]) -> dict[str, Array]:
     return {name: np.concatenate([array] * (D // array.shape[-1]), axis=-1) for name, array in arrays.items()}
 
 
-def check(model: ir.Model, runs: tuple[int, ...], positions: tuple[int, ...]) -> None:
+def check(model: ir.Model, runs: tuple[int, ...], positions: tuple[int, ...], passes: tuple[Pass, ...] = LOWER) -> None:
     """Compare the lowered model with the reference; states exactly."""
     expected, rng = dialect.Evaluator(model), np.random.default_rng(0)
-    lower_ort(model, LOWER)
+    lower_ort(model, passes)
     opened = session(model)
     for rows in runs:
         for position in positions:
@@ -75,6 +76,19 @@ def check(model: ir.Model, runs: tuple[int, ...], positions: tuple[int, ...]) ->
 @pytest.mark.parametrize("attributes", [{}, {"window": 4}, {"window": 1, "scale": 1.0}], ids=str)
 def test_causal_attention_of_a_decoding_run_and_of_prefill(attributes: dict[str, float]) -> None:
     check(attention_model("T", **attributes), (WIDTH, 3 * WIDTH), (0, 1, 7, C - 3 * WIDTH))
+
+
+@pytest.mark.parametrize("attributes", [{}, {"window": 4}], ids=str)
+def test_decoding_runs_narrower_than_the_widest(attributes: dict[str, float]) -> None:
+    runs = (*range(1, WIDTH + 1), 3 * WIDTH)
+    check(attention_model("T", **attributes), runs, (0, 1, 7, C - 3 * WIDTH), NARROWER)
+
+
+def test_layers_share_what_fills_their_rows() -> None:
+    model = attention_model("T", layers=3)
+    lower_ort(model, NARROWER)
+    found = op_types(model)
+    assert [found.count(op) for op in ("Pad", "Slice", "Div", "Tile")] == [3, 3, 1, 1]
 
 
 @pytest.mark.parametrize("attributes", [{}, {"window": 3}], ids=str)
