@@ -8,7 +8,7 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 
-from forerun_compiler.machine import cpu_name
+from forerun.machine import cpu_name
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("forerun", "onnxruntime", "numpy")

@@ -82,7 +82,7 @@ def build_device_engine(entry: EngineTarget, facts: ModelFacts, bundle: Path, on
 
 
 def _request(entry: EngineTarget, facts: ModelFacts, bundle: Path) -> EngineRequest:
-    """A profile for each width: those of decoding, the widest first, and the full chunks in which prompts are read."""
+    """A profile for each width: those of decoding, the widest first, and full chunks, in which prompts are read."""
     chunk = min(facts.prefill_chunk, facts.capacity)
     decoding: Mapping[str, tuple[int, ...]] = {"round": facts.verify_widths[::-1], "plain": (1,)}
     graphs = tuple(
@@ -93,7 +93,7 @@ def _request(entry: EngineTarget, facts: ModelFacts, bundle: Path) -> EngineRequ
 
 
 def _summaries(built: BuiltEngines) -> dict[str, PlanSummary]:
-    """What the engines run while decoding at full width: their first profile; nothing of engines whose inside is not known."""
+    """What the engines run while decoding at full width, their first profile; nothing where their inside is unknown."""
     found = {}
     for name, graph in built.graphs.items():
         if graph.facts.profiles is not None:

@@ -222,6 +222,9 @@ class Proof(_Strict):
     kl_to_source: float | None
     failures: tuple[str, ...]
     not_run: tuple[str, ...]
+    planned_prompts: int = 0
+    planned_identical: int = 0
+    planned_ties: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""How fast a bundle generates on this machine: plain and speculative decoding of the same prompts, taken in turn."""
+"""How fast a bundle generates on this machine: plain and speculative decoding of the same prompts, taken in turn.
+
+What rounds cost is measured first, and the speculative generations are planned by it.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from forerun_compiler.bundle import CostRow, Manifest, check_bundle, update_manifest
+from forerun.costs import Costs
+from forerun.machine import Machine, describe_machine
+from forerun_compiler.bundle import CostRow, check_bundle, update_manifest
 from forerun_compiler.errors import BundleError
-from forerun_compiler.machine import Machine, describe_machine
 from forerun_compiler.on_progress import OnProgress
 from forerun_compiler.prompts import FILE_NAME as PROMPTS
 from forerun_compiler.prompts import read_prompts
-from forerun_compiler.round_cost import measure_costs, verify_widths
+from forerun_compiler.round_cost import TOKENS, measure_costs
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is generated: so many tokens for each of so many prompts, at this temperature."""
+    """What is generated: so many tokens for each of so many prompts, at this temperature.
+
+    Without `planning` every draft is verified.
+    """
 
     prompts: int = 16
     tokens: int = 128
@@ -27,6 +34,7 @@ class Settings:
     seed: int = 0
     threads: int | None = None
     device: str = "cpu"
+    planning: bool = True
 
 
 @dataclass(frozen=True)
@@ -39,11 +47,16 @@ class PlainFigures:
 
 @dataclass(frozen=True)
 class SpeculativeFigures:
-    """Speculative decoding; times are medians over rounds, acceptance is counted over all of them."""
+    """Speculative decoding; times are medians over rounds, acceptance is counted over all of them.
+
+    `verified_width` is the mean of the rounds that verified drafts, `plain_share` that of rounds without a draft.
+    """
 
     tokens_per_s: float
     acceptance_length: float
     acceptance_per_position: tuple[float, ...]
+    verified_width: float
+    plain_share: float
     round_us: float
     session_us: float
     loop_us: float
@@ -55,7 +68,9 @@ class Bench:
 
     plain: PlainFigures
     speculative: SpeculativeFigures
+    plain_cost_us: float
     verify_cost_us: dict[str, float]
+    planning: bool
     speedup: float
     machine: Machine
     prompts: int
@@ -85,7 +100,7 @@ class Engine(Protocol):
 
     @property
     def facts(self) -> Any:
-        """With draft_len, capacity, threads, backend and backend_version."""
+        """With draft_len, verify_widths, capacity, threads, backend and backend_version."""
 
     @property
     def device(self) -> Any:
@@ -94,8 +109,19 @@ class Engine(Protocol):
     def encode(self, text: str) -> list[int]:
         """Token ids of a text."""
 
+    def set_costs(self, costs: Costs | None) -> None:
+        """Plan the next generations by these."""
+
     def rounds(
-        self, prompt: Sequence[int], *, max_new_tokens: int, temperature: float, seed: int, decoding: Any
+        self,
+        prompt: Sequence[int],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        decoding: Any,
+        draft_len: int | None,
+        planning: bool,
     ) -> Iterable[Any]:
         """One generation, round by round."""
 
@@ -119,22 +145,23 @@ def bench_bundle(
     texts = read_prompts(folder / PROMPTS, BundleError)[: settings.prompts]
     with _open_engine(folder, settings) as engine:
         on_device(engine.device)
-        pairs = _decode(engine, texts, settings, on_progress)
-        machine, on_gpu = describe_machine(engine.facts, engine.device), engine.device.gpu is not None
+        machine = describe_machine(engine.facts, engine.device)
+        prompts = _prompts(engine, texts, settings)
+        found = measure_costs(engine, prompts, settings.temperature, on_progress)
+        engine.set_costs(Costs(found.plain_us, tuple(found.round_us.values())))
+        pairs = _decode(engine, prompts, settings, on_progress)
     if not pairs:
         raise BundleError(f"{folder / PROMPTS}: no prompt gives more than one token, so there is nothing to measure")
     plain, speculative = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    if on_gpu:
-        round_us = {str(manifest.model.draft_len + 1): _median(speculative, _round_us)}
-        cost = CostRow(machine.fingerprint, _median(plain, _round_us), round_us)
-    else:
-        cost = _cost_row(folder, manifest, machine, on_progress)
+    cost = CostRow(machine.fingerprint, found.plain_us, {str(width): time for width, time in found.round_us.items()})
     if save:
         update_manifest(folder, lambda current: replace(current, cost=_replaced(current.cost, cost)))
     return Bench(
         plain=PlainFigures(_rate(plain), _median(plain, _round_us)),
         speculative=_speculative(speculative, manifest.model.draft_len),
+        plain_cost_us=cost.plain_us,
         verify_cost_us=dict(cost.round_us),
+        planning=settings.planning,
         speedup=statistics.median(fast.tokens_per_s / slow.tokens_per_s for slow, fast in pairs),
         machine=machine,
         prompts=len(pairs),
@@ -144,13 +171,21 @@ def bench_bundle(
     )
 
 
+def _tokens(engine: Engine, settings: Settings) -> int:
+    return min(settings.tokens, int(engine.facts.capacity) // 2)
+
+
+def _prompts(engine: Engine, texts: Sequence[str], settings: Settings) -> list[tuple[int, ...]]:
+    """Cut where the new tokens would not fit behind them."""
+    most = engine.facts.capacity - max(_tokens(engine, settings), TOKENS) - 1
+    return [tuple(engine.encode(text))[:most] for text in texts]
+
+
 def _decode(
-    engine: Engine, texts: Sequence[str], settings: Settings, on_progress: OnProgress
+    engine: Engine, prompts: Sequence[tuple[int, ...]], settings: Settings, on_progress: OnProgress
 ) -> list[tuple[_Run, _Run]]:
     """(plain, speculative) for each prompt; who goes first changes from prompt to prompt, the first pair warms up."""
-    count = min(settings.tokens, engine.facts.capacity // 2)
-    prompts = [tuple(engine.encode(text))[: engine.facts.capacity - count - 1] for text in texts]
-    pairs = []
+    count, pairs = _tokens(engine, settings), []
     for index, prompt in enumerate([prompts[0], *prompts]):
         on_progress("generate", index, len(prompts) + 1)
         order = ("plain", "speculative") if index % 2 else ("speculative", "plain")
@@ -162,6 +197,8 @@ def _decode(
                 temperature=settings.temperature,
                 seed=settings.seed + index,
                 decoding=decoding,
+                draft_len=None,
+                planning=settings.planning,
             )
             runs[decoding] = _Run(tuple(finished for finished in rounds if finished.phase == "decode"))
         if index and runs["plain"].rounds and runs["speculative"].rounds:
@@ -172,10 +209,13 @@ def _decode(
 def _speculative(runs: Sequence[_Run], draft_len: int) -> SpeculativeFigures:
     rounds = [finished for run in runs for finished in run.rounds]
     per_position = [sum(finished.n_accepted > slot for finished in rounds) / len(rounds) for slot in range(draft_len)]
+    verifying = [finished.width for finished in rounds if finished.n_drafted]
     return SpeculativeFigures(
         tokens_per_s=_rate(runs),
         acceptance_length=sum(run.committed for run in runs) / len(rounds),
         acceptance_per_position=tuple(per_position),
+        verified_width=statistics.fmean(verifying) if verifying else 0.0,
+        plain_share=sum(finished.graph == "plain" for finished in rounds) / len(rounds),
         round_us=_median(runs, _round_us),
         session_us=_median(runs, lambda finished: finished.session_us),
         loop_us=_median(runs, lambda finished: finished.loop_us),
@@ -188,18 +228,6 @@ def _rate(runs: Sequence[_Run]) -> float:
 
 def _median(runs: Sequence[_Run], time_of: Callable[[Any], float]) -> float:
     return statistics.median(time_of(finished) for run in runs for finished in run.rounds)
-
-
-def _cost_row(folder: Path, manifest: Manifest, machine: Machine, on_progress: OnProgress) -> CostRow:
-    widths = verify_widths(manifest.model.draft_len)
-    graphs, facts, threads = manifest.graphs, manifest.model, machine.threads
-    on_progress("cost of a round", 0, len(widths) + 1)
-    (plain,) = measure_costs(folder, graphs["plain"], facts, (1,), threads)
-    rounds = {}
-    for done, time in enumerate(measure_costs(folder, graphs["round"], facts, widths, threads)):
-        rounds[str(widths[done])] = time
-        on_progress("cost of a round", done + 2, len(widths) + 1)
-    return CostRow(machine.fingerprint, plain, rounds)
 
 
 def _round_us(finished: Any) -> float:

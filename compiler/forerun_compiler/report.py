@@ -50,7 +50,8 @@ def inspect_text(manifest: Manifest, folder: Path) -> str:
     lines = [f"{model.name}", *_table(facts), "", "engines", *report_engines.engines_text(manifest), "", "files"]
     lines += _table((name, f"{entry.size:>13,} bytes  {entry.sha256[:16]}") for name, entry in manifest.files.items())
     lines += ["", "proof", *(proof_text(manifest.proof).splitlines() if manifest.proof else ["  none yet: run verify"])]
-    lines += ["", "cost", *(["  none yet: run bench --save"] if not manifest.cost else [])]
+    none = ["  none yet, so every draft is verified: run bench --save on the machine that runs the bundle"]
+    lines += ["", "cost", *(none if not manifest.cost else [])]
     for row in manifest.cost:
         rounds = ", ".join(f"{width}: {time:,.0f}" for width, time in row.round_us.items())
         lines += [f"  {row.fingerprint}", f"    plain {row.plain_us:,.0f} us; round by verified rows, us: {rounds}"]
@@ -80,6 +81,7 @@ def proof_text(proof: Proof) -> str:
         ("speculation on = off", f"{proof.prompts_identical} of {proof.greedy_prompts} prompts, bit for bit"),
         ("tokens compared", str(proof.greedy_tokens)),
         ("plain decoding", _counts(proof.plain_identical, proof.plain_ties, proof.plain_prompts)),
+        ("planned decoding", _counts(proof.planned_identical, proof.planned_ties, proof.planned_prompts)),
         *_reference_rows(proof),
         ("sampling", "not tested" if proof.chi_square_p is None else f"p = {proof.chi_square_p:.3g} ({samples})"),
     ]
@@ -115,12 +117,20 @@ def bench_text(bench: Bench) -> str:
         ("plain", f"{bench.plain.tokens_per_s:,.1f} tokens/s"),
         ("speculative", f"{fast.tokens_per_s:,.1f} tokens/s"),
         ("speedup", f"{bench.speedup:.2f} x"),
+        ("plan", _plan_text(bench)),
         ("acceptance length", f"{fast.acceptance_length:.2f} tokens a round"),
         ("accepted by position", per_position),
         ("round", f"{fast.round_us:,.0f} us: library {fast.session_us:,.0f}, loop {fast.loop_us:,.1f}"),
-        ("round by rows, us", cost),
+        ("round by rows, us", f"plain {bench.plain_cost_us:,.0f}; {cost}"),
     ]
     return "\n".join(_table(rows))
+
+
+def _plan_text(bench: Bench) -> str:
+    if not bench.planning:
+        return "fixed: every draft is verified"
+    fast = bench.speculative
+    return f"by these costs: {fast.verified_width:.1f} rows a verifying round, {fast.plain_share:.0%} of rounds plain"
 
 
 def generation_text(generation: Generation) -> str:

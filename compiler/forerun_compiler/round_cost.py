@@ -1,78 +1,73 @@
-"""The time of one run of a bundle's graphs by the number of rows that it verifies, on ONNX Runtime itself."""
+"""The time of a plain round, and of a round of each verify width, in generations that take turns."""
 
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from forerun_compiler.manifest import GraphInterface, ModelFacts
-from forerun_compiler.ort_session import open_session
+from forerun_compiler.on_progress import OnProgress
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Arrays = dict[str, npt.NDArray[Any]]
-
-WARM_UP, RUNS = 3, 21
+PROMPTS, TOKENS = 6, 48
+"""Of so many prompts, so many tokens for each width: medians then repeat within some hundredths on a quiet machine."""
 
 
-def verify_widths(draft_len: int) -> tuple[int, ...]:
-    """1, 2, 4, 8, ... rows up to the widest round, which verifies the anchor and `draft_len` tokens."""
-    widest = draft_len + 1
-    return (*(1 << power for power in range(widest.bit_length()) if 1 << power < widest), widest)
+@dataclass(frozen=True)
+class RoundCosts:
+    """Medians in microseconds: a plain round, and one of each verify width by its rows."""
+
+    plain_us: float
+    round_us: dict[int, float]
+
+
+class Engine(Protocol):
+    """The part of `forerun.Engine` that a measurement uses."""
+
+    @property
+    def facts(self) -> Any:
+        """With verify_widths."""
+
+    def rounds(
+        self,
+        prompt: Sequence[int],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        decoding: Any,
+        draft_len: int | None,
+        planning: bool,
+    ) -> Iterable[Any]:
+        """One generation, round by round."""
 
 
 def measure_costs(
-    folder: Path, graph: GraphInterface, facts: ModelFacts, widths: Sequence[int], threads: int
-) -> Iterator[float]:
-    """Median microseconds of one run for each of `widths` token rows: one known token, the others drafts.
+    engine: Engine, prompts: Sequence[Sequence[int]], temperature: float, on_progress: OnProgress
+) -> RoundCosts:
+    """Decode the prompts once plainly and once at each width; who begins changes from prompt to prompt.
 
-    The session is set up as the C core does it, and its states are bound in and out to one buffer, as there.
-
-    Raises:
-        EngineError: ONNX Runtime is not installed or refuses the graph.
+    A width is what it costs to verify as many drafts as it holds, whatever becomes of them. The first prompt warms up.
+    Rounds near the end of a generation count as well: their padding costs what drafts do.
     """
-    session = open_session(folder / graph.file, threads)
-    states = {state.name: _zeros(state.dtype, state.shape, 0) for state in graph.states}
-    for rows in widths:
-        run = _bind(session, graph, states, _input_values(graph, facts, rows))
-        times = []
-        for _ in range(WARM_UP + RUNS):
-            start = time.perf_counter_ns()
-            run()
-            times.append((time.perf_counter_ns() - start) / 1e3)
-        yield statistics.median(times[WARM_UP:])
-
-
-def _bind(session: Any, graph: GraphInterface, states: Arrays, inputs: Arrays) -> Callable[[], None]:
-    import onnxruntime
-
-    binding = session.io_binding()
-    for name, array in inputs.items():
-        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
-    for state in graph.states:
-        value = onnxruntime.OrtValue.ortvalue_from_numpy(states[state.name])
-        binding.bind_ortvalue_input(state.name, value)
-        binding.bind_ortvalue_output(state.output, value)
-    for output in graph.outputs:
-        binding.bind_output(output.name, "cpu")
-    return lambda: session.run_with_iobinding(binding)
-
-
-def _input_values(graph: GraphInterface, facts: ModelFacts, rows: int) -> Arrays:
-    """Zeros, but for the counts: a round in the middle of the context."""
-    import numpy as np
-
-    counts = {"n_known": 1, "n_draft": rows - 1, "position": min(facts.capacity // 2, 256)}
-    values = {tensor.name: _zeros(tensor.dtype, tensor.shape, rows) for tensor in graph.inputs}
-    return {name: np.full_like(array, counts.get(name, 0)) for name, array in values.items()}
-
-
-def _zeros(dtype: str, shape: tuple[int | str, ...], rows: int) -> npt.NDArray[Any]:
-    """The only dimension with a name is T."""
-    import numpy as np
-
-    return np.zeros([rows if isinstance(size, str) else size for size in shape], dtype)
+    ways = (1, *engine.facts.verify_widths)
+    times: dict[int, list[float]] = {width: [] for width in ways}
+    chosen = [prompts[0], *(prompts[index % len(prompts)] for index in range(PROMPTS))]
+    for index, prompt in enumerate(chosen):
+        on_progress("cost of a round", index, len(chosen))
+        for turn in range(len(ways)):
+            width = ways[(index + turn) % len(ways)]
+            rounds = engine.rounds(
+                prompt,
+                max_new_tokens=TOKENS,
+                temperature=temperature,
+                seed=index,
+                decoding="plain" if width == 1 else "speculative",
+                draft_len=None if width == 1 else width - 1,
+                planning=False,
+            )
+            found = [finished.session_us + finished.loop_us for finished in rounds if finished.phase == "decode"]
+            times[width] += found if index else []
+    on_progress("cost of a round", len(chosen), len(chosen))
+    medians = {width: statistics.median(found) for width, found in times.items() if found}
+    return RoundCosts(medians.pop(1), medians)

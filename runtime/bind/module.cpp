@@ -243,8 +243,19 @@ class Engine {
         return nb::bytes(bytes, n_bytes);
     }
 
+    // No costs of rounds: forget those that there were.
+    void set_costs(float plain, const std::vector<float> &rounds) {
+        forerun_costs costs{};
+        costs.struct_size = sizeof costs;
+        costs.plain = plain;
+        costs.rounds = rounds.data();
+        costs.n_rounds = rounds.size();
+        forerun_error error{};
+        check(forerun_set_costs(open(), rounds.empty() ? nullptr : &costs, &error), error);
+    }
+
     void start(Ids prompt, int64_t max_new_tokens, float temperature, uint64_t seed, const std::string &decoding,
-               int64_t draft_len) {
+               int64_t draft_len, bool fixed_plan) {
         forerun_request request{};
         request.struct_size = sizeof request;
         request.max_new_tokens = max_new_tokens;
@@ -252,6 +263,7 @@ class Engine {
         request.seed = seed;
         request.decoding = parse_decoding(decoding);
         request.draft_len = draft_len;
+        request.fixed_plan = fixed_plan ? 1 : 0;
         forerun_engine *engine = open();
         forerun_error error{};
         forerun_status status;
@@ -308,12 +320,15 @@ void bind_results(nb::module_ &m) {
         .def_prop_ro("bos_token_id",
                      [](const Facts &f) { return f.raw.bos_token_id < 0 ? nb::none() : nb::cast(f.raw.bos_token_id); })
         .def_prop_ro("n_states", [](const Facts &f) { return f.raw.n_states; })
-        .def_prop_ro("threads", [](const Facts &f) { return f.raw.threads; });
+        .def_prop_ro("threads", [](const Facts &f) { return f.raw.threads; })
+        .def_prop_ro("has_costs", [](const Facts &f) { return f.raw.has_costs != 0; });
 
     nb::class_<Round>(m, "Round")
         .def_prop_ro("phase", [](const Round &r) { return phase_name(r.raw.phase); })
         .def_prop_ro("finish", [](const Round &r) { return finish_name(r.raw.finish); })
         .def_prop_ro("committed", [](const Round &r) { return to_tuple(r.committed); })
+        .def_prop_ro("graph", [](const Round &r) { return Callbacks::graph_name(r.raw.graph); })
+        .def_prop_ro("width", [](const Round &r) { return r.raw.width; })
         .def_prop_ro("n_drafted", [](const Round &r) { return r.raw.n_drafted; })
         .def_prop_ro("n_accepted", [](const Round &r) { return r.raw.n_accepted; })
         .def_prop_ro("draft_tokens", [](const Round &r) { return to_tuple(r.draft_tokens); })
@@ -345,6 +360,7 @@ NB_MODULE(_core, m) {
         .def("state", &Engine::state, "index"_a)
         .def("token_bytes", &Engine::token_bytes, "token"_a)
         .def("start", &Engine::start, "prompt"_a.noconvert(), "max_new_tokens"_a, "temperature"_a, "seed"_a,
-             "decoding"_a, "draft_len"_a)
+             "decoding"_a, "draft_len"_a, "fixed_plan"_a = false)
+        .def("set_costs", &Engine::set_costs, "plain"_a, "rounds"_a)
         .def("step", &Engine::step);
 }

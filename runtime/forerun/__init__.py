@@ -8,6 +8,7 @@ with forerun.load("artifacts/demo") as engine:
 
 from forerun._core import VERSION as __version__
 from forerun._core import Facts, Round
+from forerun.costs import Costs
 from forerun.device import Choice
 from forerun.engine import Engine, load
 from forerun.errors import ForerunError
@@ -18,6 +19,7 @@ from forerun.statistics import Statistics
 
 __all__ = [
     "Choice",
+    "Costs",
     "Engine",
     "Facts",
     "ForerunError",

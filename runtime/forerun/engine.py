@@ -14,10 +14,12 @@ from forerun import _core
 from forerun import device as gpu_devices
 from forerun.bundle_engines import read_engines
 from forerun.chat import Message, render_chat
+from forerun.costs import Costs, read_costs
 from forerun.device import Choice, Gpu, choose, find_devices, parse_device
 from forerun.errors import refuse_argument
 from forerun.generation import Generation, Stream
 from forerun.library import VARIABLE, find_library
+from forerun.machine import describe_machine
 from forerun.primary_context import PrimaryContext
 from forerun.prompt import Prompt, parse_prompt
 from forerun.request import Decoding, parse_request
@@ -60,7 +62,18 @@ def load(
         if choice.gpu is not None:
             return _open_on_gpu(folder, choice, choice.gpu, devices.cuda, cache_folder(os.environ))
     found = find_library(library, os.environ.get(VARIABLE))
-    return Engine(_core.Engine(os.fspath(folder), os.fspath(found), threads or 0), folder, choice)
+    return _with_costs(Engine(_core.Engine(os.fspath(folder), os.fspath(found), threads or 0), folder, choice), folder)
+
+
+def _with_costs(engine: Engine, folder: Path) -> Engine:
+    """The engine, with the costs that its bundle knows of this machine."""
+    try:
+        fingerprint = describe_machine(engine.facts, engine.device).fingerprint
+        engine.set_costs(read_costs(folder, fingerprint, engine.facts.verify_widths))
+    except BaseException:
+        engine.close()
+        raise
+    return engine
 
 
 def _open_on_gpu(folder: Path, choice: Choice, gpu: Gpu, cuda: tuple[int, int], caches: Path) -> Engine:
@@ -83,7 +96,7 @@ def _open_on_gpu(folder: Path, choice: Choice, gpu: Gpu, cuda: tuple[int, int], 
     except BaseException:
         graphs.close()
         raise
-    return Engine(core, folder, choice, graphs.close)
+    return _with_costs(Engine(core, folder, choice, graphs.close), folder)
 
 
 class Engine:
@@ -118,6 +131,7 @@ class Engine:
         stream: Literal[False] | Callable[[str], bool | None] = ...,
         decoding: Decoding = ...,
         draft_len: int | None = ...,
+        planning: bool = ...,
     ) -> Generation: ...
     @overload
     def generate(
@@ -131,6 +145,7 @@ class Engine:
         stream: Literal[True],
         decoding: Decoding = ...,
         draft_len: int | None = ...,
+        planning: bool = ...,
     ) -> Stream: ...
     def generate(
         self,
@@ -143,13 +158,15 @@ class Engine:
         stream: bool | Callable[[str], bool | None] = False,
         decoding: Decoding = "speculative",
         draft_len: int | None = None,
+        planning: bool = True,
     ) -> Generation | Stream:
         """Continues `prompt`: text, token ids, or chat messages (for bundles with a chat template).
 
         `temperature` 0 is greedy. `stop` strings end the text and are not part of it. With `stream` true the result
         is an iterator of text chunks (its `generation` holds the result at the end, `cancel()` ends it early); with a
         function, the function is called with every chunk and ends the generation by returning False.
-        `draft_len` verifies fewer draft tokens a round than the bundle proposes.
+        `draft_len` verifies at most so many draft tokens a round; with `planning`, and costs of this machine in the
+        bundle (`build-engine bench --save`), a round verifies as many of them as pay, which may be none.
         Raises ForerunError for what cannot be served, before anything runs.
         """
         stops = parse_stops(stop)
@@ -162,6 +179,7 @@ class Engine:
             seed=seed,
             decoding=decoding,
             draft_len=draft_len,
+            planning=planning,
         )
         counter = StatisticsCounter(rounds.prompt_tokens, self.facts.draft_len)
         chunks = Stream(rounds, TextAssembler(self._core.token_bytes, stops), counter)
@@ -182,6 +200,7 @@ class Engine:
         seed: int = 0,
         decoding: Decoding = "speculative",
         draft_len: int | None = None,
+        planning: bool = True,
     ) -> Rounds:
         """The same generation, round by round: what was committed, what was drafted, and the times.
 
@@ -195,9 +214,18 @@ class Engine:
             seed=seed,
             decoding=decoding,
             draft_len=draft_len,
+            planning=planning,
         )
         ids = parse_prompt(prompt, self.facts, encode_text=self.encode, encode_chat=self._encode_chat)
         return Rounds(self._guard, ids, request)
+
+    def set_costs(self, costs: Costs | None) -> None:
+        """Plan the generations that begin from now on by these costs; None: verify every draft.
+
+        `load` does this with what the bundle knows of this machine. `facts.has_costs` says whether there are any.
+        """
+        self._guard.set_costs(costs)
+        self.facts = self._core.describe()
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, with the special tokens that the tokenizer itself puts around a text."""

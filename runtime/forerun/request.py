@@ -19,13 +19,14 @@ graph at full width without a draft, which is speculation off through the very s
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One generation's settings; `draft_len` 0 stands for all that the bundle drafts."""
+    """One generation's settings; `draft_len` 0 is all that is drafted, `planning` leaves out what costs too much."""
 
     max_new_tokens: int
     temperature: float
     seed: int
     decoding: Decoding
     draft_len: int
+    planning: bool
 
 
 def parse_request(
@@ -36,10 +37,13 @@ def parse_request(
     seed: SupportsIndex,
     decoding: str,
     draft_len: SupportsIndex | None,
+    planning: bool,
 ) -> Request:
     """Checks the settings against the bundle; raises ForerunError ("invalid argument") that names the setting."""
     if decoding not in get_args(Decoding):
         raise refuse_argument(f"decoding: expected one of {', '.join(get_args(Decoding))}, got {decoding!r}")
+    if not isinstance(planning, bool):
+        raise refuse_argument(f"planning: expected True or False, got {planning!r}")
     limit = np.iinfo(np.int64).max
     return Request(
         max_new_tokens=_integer("max_new_tokens", max_new_tokens, 1, limit),
@@ -47,6 +51,7 @@ def parse_request(
         seed=_integer("seed", seed, 0, 2**64 - 1),
         decoding=decoding,  # type: ignore[arg-type]
         draft_len=0 if draft_len is None else _integer("draft_len", draft_len, 1, facts.draft_len),
+        planning=planning,
     )
 
 

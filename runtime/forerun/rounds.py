@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Literal
 
 from forerun import _core
+from forerun.costs import Costs
 from forerun.errors import ForerunError, refuse_state
 from forerun.prompt import Ids
 from forerun.request import Request
@@ -45,10 +46,16 @@ class Guard:
                     request.seed,
                     request.decoding,
                     request.draft_len,
+                    not request.planning,
                 )
         except BaseException:
             self._claim.release()
             raise
+
+    def set_costs(self, costs: Costs | None) -> None:
+        """From the next generation on; None forgets those before."""
+        with self._call:
+            self._core.set_costs(*((0.0, []) if costs is None else (costs.plain, list(costs.rounds))))
 
     def step(self) -> _core.Round:
         """One round of the generation that holds the claim."""

@@ -21,6 +21,8 @@ class Statistics:
     drafted: int  # draft tokens verified
     accepted: int  # those of them that were committed
     acceptance_length: float  # committed tokens per round, the target's own included; 0.0 without a round
+    verified_width: float  # mean rows of the rounds that verified drafts, padding among them; 0.0 without one
+    plain_share: float  # share of rounds that the target ran alone, without a draft; 0.0 without a round
     acceptance_per_position: tuple[float, ...]  # share of rounds whose draft i was accepted; empty if none drafted
     prefill_us: float  # all of reading the prompt; gives the first new token
     decode_us: float  # all decode rounds
@@ -35,7 +37,7 @@ class StatisticsCounter:
     def __init__(self, prompt_tokens: int, draft_len: int) -> None:
         self._prompt_tokens = prompt_tokens
         self._reached = [0] * draft_len
-        self._rounds = self._drafted = self._committed = 0
+        self._rounds = self._drafted = self._committed = self._plain = self._verifying = self._rows = 0
         self._prefill_us = self._session_us = self._loop_us = 0.0
 
     def add(self, finished: Round) -> None:
@@ -45,6 +47,10 @@ class StatisticsCounter:
             return
         self._rounds += 1
         self._drafted += finished.n_drafted
+        self._plain += finished.graph == "plain"
+        if finished.n_drafted:
+            self._verifying += 1
+            self._rows += finished.width
         self._committed += len(finished.committed)
         self._session_us += finished.session_us
         self._loop_us += finished.loop_us
@@ -62,6 +68,8 @@ class StatisticsCounter:
             drafted=self._drafted,
             accepted=sum(self._reached),
             acceptance_length=self._committed / rounds,
+            verified_width=self._rows / max(self._verifying, 1),
+            plain_share=self._plain / rounds,
             acceptance_per_position=tuple(count / rounds for count in self._reached) if self._drafted else (),
             prefill_us=self._prefill_us,
             decode_us=decode_us,

@@ -100,6 +100,7 @@ typedef struct forerun_facts {
     int64_t bos_token_id; /* -1 = none */
     size_t n_states;      /* for forerun_state */
     int32_t threads;      /* as used */
+    int32_t has_costs;    /* 1 once forerun_set_costs gave them; 0: nothing is planned, every draft is verified */
 } forerun_facts;
 
 typedef enum forerun_graph {
@@ -135,7 +136,7 @@ typedef struct forerun_graphs {
 } forerun_graphs;
 
 typedef enum forerun_decoding {
-    FORERUN_SPECULATIVE = 0, /* verify a draft every round */
+    FORERUN_SPECULATIVE = 0, /* verify drafts; with costs only as many as pay, and none where none do */
     FORERUN_PLAIN = 1,       /* one token a round through the target's own graph; nothing of the drafter runs */
     FORERUN_PADDED = 2       /* the fused graph at full width, its draft not verified: speculation off, same kernels */
 } forerun_decoding;
@@ -146,8 +147,17 @@ typedef struct forerun_request {
     float temperature;      /* 0 = greedy (lowest id wins a tie); else finite and > 0 */
     uint64_t seed;          /* same seed, same bundle, same decoding, same machine: same tokens */
     forerun_decoding decoding;
-    int64_t draft_len; /* draft tokens to verify a round, 1 .. facts.draft_len; 0 = facts.draft_len */
+    int64_t draft_len;  /* most draft tokens to verify a round, 1 .. facts.draft_len; 0 = facts.draft_len */
+    int32_t fixed_plan; /* 1 = verify draft_len tokens in every round; 0 = what pays best, where costs are known */
 } forerun_request;
+
+/* What rounds of this bundle cost on this machine, as measured, in any unit. */
+typedef struct forerun_costs {
+    size_t struct_size;
+    float plain;         /* of one plain round */
+    const float *rounds; /* [n_rounds] of a round of each width of facts.verify_widths */
+    size_t n_rounds;
+} forerun_costs;
 
 typedef enum forerun_finish {
     FORERUN_RUNNING = 0,
@@ -169,11 +179,13 @@ typedef struct forerun_round {
     forerun_finish finish;
     const int64_t *committed;      /* [n_committed] tokens, in order: n_accepted draft tokens, then the target's own */
     size_t n_committed;            /* cut after an end token, so n_accepted == n_committed is possible at the end */
+    forerun_graph graph;           /* what ran: the fused round, or the target alone */
+    size_t width;                  /* tokens that it ran on, padding among them */
     size_t n_drafted;              /* draft tokens verified in this round */
     size_t n_accepted;             /* those of them in `committed` */
     const int64_t *draft_tokens;   /* [n_draft_tokens] the next draft, which follows the last committed token */
     const float *draft_confidence; /* [n_draft_tokens] estimate that a position is accepted if those before it are */
-    size_t n_draft_tokens;         /* facts.draft_len, or 0 in plain decoding */
+    size_t n_draft_tokens;         /* facts.draft_len, or 0 where nothing is drafted */
     int64_t position;              /* tokens whose cache rows are valid after this round */
     int64_t session_ns;            /* inside the execution library */
     int64_t loop_ns;               /* everything else between entry and return of forerun_step */
@@ -243,8 +255,15 @@ FORERUN_API forerun_status forerun_state(const forerun_engine *engine, size_t in
 FORERUN_API forerun_status forerun_token_bytes(const forerun_engine *engine, int64_t token, const char **bytes,
                                                size_t *n_bytes, forerun_error *error);
 
+/* From the next forerun_start on, each round verifies as many draft tokens as promise the most tokens for its cost, and
+ * where speculation does not pay, plain rounds take its place for a while. The plan follows from these numbers and from
+ * the generation itself, never from a clock: equal seeds give equal tokens. `costs` are copied; NULL forgets them.
+ * Without costs nothing is planned. */
+FORERUN_API forerun_status forerun_set_costs(forerun_engine *engine, const forerun_costs *costs, forerun_error *error);
+
 /* Begins a generation and forgets the one before; also clears an earlier forerun_cancel. Runs nothing by itself, but
- * the first plain generation of an engine loads the plain graph here. 1 <= n_prompt < facts.capacity. */
+ * the first generation of an engine that is plain, or planned, loads the plain graph here. 1 <= n_prompt <
+ * facts.capacity. */
 FORERUN_API forerun_status forerun_start(forerun_engine *engine, const int64_t *prompt, size_t n_prompt,
                                          const forerun_request *request, forerun_error *error);
 
@@ -286,6 +305,12 @@ FORERUN_API size_t forerun_accept_ratio(const float *p_target, const float *p_dr
 /* Delta rule, for drafts that were not sampled: the ratio test with a p_draft that is 1 at draft[i]. */
 FORERUN_API size_t forerun_accept_delta(const float *p_target, size_t vocab_size, const int64_t *draft, size_t n_draft,
                                         const float *uniform, float own_uniform, float *scratch, int64_t *committed);
+
+/* How many draft tokens to verify, 0 .. n_draft: the number n with the most expected tokens for its cost,
+ * (1 + survival[0] + .. + survival[n - 1]) / cost[n], the smallest of equals. survival[i] is the chance that drafts 0
+ * .. i are all kept, cost[n] > 0. Every n is tried, for costs are a staircase. In sampling, a plan that looks at tokens
+ * which it decides about changes the distribution: use rates of earlier rounds there. */
+FORERUN_API size_t forerun_plan(const float *survival, const float *cost, size_t n_draft);
 
 #ifdef __cplusplus
 }

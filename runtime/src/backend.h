@@ -5,6 +5,8 @@
 #include "arena.h"
 #include "manifest.h"
 
+#include <stdbool.h>
+
 typedef enum fr_graph_kind { FR_ROUND, FR_PLAIN } fr_graph_kind;
 
 /* What to run. Decoding always continues the run before: a backend may keep the tokens that it gave, and their
@@ -54,6 +56,7 @@ struct fr_backend {
     fr_io io;
     size_t n_states;
     int32_t threads;
+    bool has_confidence;  /* its rounds give draft_confidence; else it stays 1 */
     size_t prefill_width; /* 0 = a prefill run is as wide as its chunk; else all have this width, padded at their end */
 };
 

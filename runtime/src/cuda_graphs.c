@@ -124,6 +124,7 @@ forerun_status fr_cuda_graphs_open(fr_arena *arena, const fr_model *model, const
                               .name = own_name,
                               .version = own_version,
                               .threads = 1,
+                              .has_confidence = fr_graph_gives(round, "draft_confidence"),
                               .prefill_width = fr_cuda_prefill_width(model)};
     self->arena = arena;
     *out = &self->base; /* from here on the caller closes it, also when opening fails */

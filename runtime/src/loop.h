@@ -3,6 +3,7 @@
 #define FORERUN_LOOP_H
 
 #include "backend.h"
+#include "planner.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -11,15 +12,19 @@ typedef struct fr_loop {
     fr_backend *backend;
     const fr_model *model;
     forerun_request request; /* draft_len resolved: 1 .. K, or 0 where nothing is verified */
-    int64_t *prompt;         /* [capacity] */
-    size_t n_prompt;
+    int64_t *tokens;         /* [capacity] the prompt, then what was committed */
+    int64_t n_prompt;
     int64_t *committed; /* [K + 1] what the last round reported */
     int64_t *draft;     /* [K] the draft that the next round verifies */
     float *confidence;  /* [K] */
-    int64_t anchor;     /* the last committed token */
-    int64_t position;   /* tokens in the cache */
+    int64_t position;   /* tokens in the target's cache */
+    int64_t drafted;    /* tokens in the drafter's cache: less than `position` after plain rounds */
+    int64_t read_to;    /* tokens up to here are read in chunks: the prompt; after a pause, all that there are */
     int64_t n_new;      /* tokens committed so far */
     uint64_t round;     /* of the random stream: prefill is 0, decoding counts from 1 */
+    fr_planner planner;
+    bool has_costs; /* of rounds: without them nothing is planned */
+    bool planned;   /* this generation */
     bool running;
     atomic_bool cancelled;
 } fr_loop;
@@ -27,6 +32,9 @@ typedef struct fr_loop {
 /* Takes the loop's buffers. */
 forerun_status fr_loop_open(fr_loop *self, fr_arena *arena, fr_backend *backend, const fr_model *model,
                             forerun_error *error);
+
+/* From the next start on; `costs` may be NULL, and was checked. */
+void fr_loop_costs(fr_loop *self, const forerun_costs *costs);
 
 forerun_status fr_loop_start(fr_loop *self, const int64_t *prompt, size_t n_prompt, const forerun_request *request,
                              forerun_error *error);

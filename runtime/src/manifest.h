@@ -6,6 +6,8 @@
 #include "arena.h"
 #include "status.h"
 
+#include <stdbool.h>
+
 enum { FR_FORMAT = 4, FR_MAX_RANK = 8, FR_MAX_DRAFT = 256 };
 
 typedef enum fr_dtype { FR_INT64, FR_FLOAT32, FR_FLOAT16, FR_BFLOAT16, FR_INT8 } fr_dtype;
@@ -67,6 +69,9 @@ typedef struct fr_manifest {
 
 /* The narrowest verify width that holds the anchor and `n_draft` <= draft_len draft tokens. */
 size_t fr_verify_width(const fr_model *model, int64_t n_draft);
+
+/* Whether the graph has an output of that name. */
+bool fr_graph_gives(const fr_graph *graph, const char *output);
 
 size_t fr_dtype_bytes(fr_dtype dtype);
 

@@ -24,6 +24,13 @@ size_t fr_tensor_bytes(const fr_tensor *tensor) {
     return bytes;
 }
 
+bool fr_graph_gives(const fr_graph *graph, const char *output) {
+    for (size_t i = 0; i < graph->n_outputs; i++)
+        if (strcmp(graph->outputs[i].name, output) == 0)
+            return true;
+    return false;
+}
+
 static bool read_dtype(const char *name, fr_dtype *out) {
     for (size_t i = 0; i < sizeof DTYPES / sizeof DTYPES[0]; i++)
         if (strcmp(name, DTYPES[i].name) == 0) {

@@ -227,12 +227,13 @@ forerun_status fr_onnxruntime_open(fr_arena *arena, const char *folder, const fr
     TRY(choose_graphs(self, manifest, options->engine, fr_provider_device(provider) != NULL, error));
     TRY(fr_ort_load(options->onnxruntime_library, &self->api, error));
     self->base.version = self->api.version;
-    const size_t others = 2; /* a full chunk of the prompt, and its rest */
+    const size_t others = 2 + 64; /* a chunk of the prompt, its rest, and after pauses a power of two */
     size_t n_bindings = manifest->model.n_verify_widths + others;
     for (int kind = 0; kind < 2; kind++)
         if ((self->bindings[kind] = fr_arena_take(arena, n_bindings, sizeof(fr_ort_binding))) == NULL)
             return fr_fail(error, FORERUN_OUT_OF_MEMORY, "No memory to open %s.", folder);
     self->n_bindings = n_bindings;
+    self->base.has_confidence = fr_graph_gives(self->graphs[FR_ROUND].facts, "draft_confidence");
     *out = &self->base; /* from here on the caller closes it, also when opening fails */
     for (int kind = 0; kind < 2; kind++) {
         fr_ort_graph *it = &self->graphs[kind];

@@ -200,8 +200,12 @@ forerun_status fr_reference_open(fr_arena *arena, const forerun_table *table, fr
     model->verify_widths[0] = table->draft_len + 1;
     if (table->n_verify_widths > 0)
         memcpy(model->verify_widths, table->verify_widths, table->n_verify_widths * sizeof(int64_t));
-    self->base = (fr_backend){
-        .operations = &operations, .name = "reference", .version = FORERUN_VERSION, .n_states = 2, .threads = 1};
+    self->base = (fr_backend){.operations = &operations,
+                              .name = "reference",
+                              .version = FORERUN_VERSION,
+                              .n_states = 2,
+                              .threads = 1,
+                              .has_confidence = true};
     self->vocab = vocab;
     self->draft_len = draft_len;
     self->rows = (size_t)model->cache_rows;

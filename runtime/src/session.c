@@ -9,6 +9,7 @@
 #include "vocab.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -174,7 +175,8 @@ forerun_status forerun_describe(const forerun_engine *engine, forerun_facts *out
                            .n_eos_token_ids = model->n_eos_token_ids,
                            .bos_token_id = model->bos_token_id,
                            .n_states = engine->backend->n_states,
-                           .threads = engine->backend->threads};
+                           .threads = engine->backend->threads,
+                           .has_costs = engine->loop.has_costs};
     return FORERUN_OK;
 }
 
@@ -200,6 +202,31 @@ forerun_status forerun_token_bytes(const forerun_engine *engine, int64_t token, 
         return fr_fail(error, FORERUN_INVALID_ARGUMENT, "Token %" PRId64 " does not exist; ids are 0 .. %" PRId64 ".",
                        token, engine->manifest.model.vocab_size - 1);
     *bytes = fr_vocab_bytes(&engine->vocab, token, n_bytes);
+    return FORERUN_OK;
+}
+
+static forerun_status check_cost(const char *name, size_t index, float cost, forerun_error *error) {
+    if (cost > 0.0f && isfinite(cost))
+        return FORERUN_OK;
+    return fr_fail(error, FORERUN_INVALID_ARGUMENT, "costs.%s[%zu] must be above 0 and finite, found %g.", name, index,
+                   (double)cost);
+}
+
+forerun_status forerun_set_costs(forerun_engine *engine, const forerun_costs *costs, forerun_error *error) {
+    if (engine == NULL)
+        return missing("engine", error);
+    if (costs != NULL) {
+        TRY(check_size("forerun_costs", costs->struct_size, sizeof *costs, error));
+        size_t expected = engine->manifest.model.n_verify_widths;
+        if (costs->rounds == NULL || costs->n_rounds != expected)
+            return fr_fail(error, FORERUN_INVALID_ARGUMENT,
+                           "costs.rounds must hold a cost for each of the %zu verify widths, found %zu.", expected,
+                           costs->rounds != NULL ? costs->n_rounds : 0);
+        TRY(check_cost("plain", 0, costs->plain, error));
+        for (size_t i = 0; i < expected; i++)
+            TRY(check_cost("rounds", i, costs->rounds[i], error));
+    }
+    fr_loop_costs(&engine->loop, costs);
     return FORERUN_OK;
 }
 

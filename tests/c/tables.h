@@ -47,9 +47,18 @@ static inline forerun_request request_for(int64_t max_new_tokens, float temperat
 /* What a whole generation gave. */
 typedef struct result {
     int64_t tokens[CAPACITY];
-    size_t n_tokens, n_rounds, n_prefill, n_drafted, n_accepted;
+    size_t n_tokens, n_rounds, n_prefill, n_drafted, n_accepted, n_plain, n_narrow, n_read;
     forerun_finish finish;
 } result;
+
+/* Rounds of the target alone, rounds narrower than draft_len + 1, and rounds that read what plain ones left out. */
+static inline void count_kind(result *out, const forerun_round *round) {
+    if (round->phase == FORERUN_PREFILL)
+        return;
+    out->n_plain += round->graph == FORERUN_GRAPH_PLAIN;
+    out->n_narrow += round->graph == FORERUN_GRAPH_ROUND && round->width < K + 1;
+    out->n_read += round->graph == FORERUN_GRAPH_ROUND && round->n_drafted == 0;
+}
 
 static inline result generate(forerun_engine *engine, const int64_t *prompt, size_t n_prompt, forerun_request request) {
     result out = {0};
@@ -68,6 +77,7 @@ static inline result generate(forerun_engine *engine, const int64_t *prompt, siz
         out.n_rounds += round.phase == FORERUN_DECODE;
         out.n_drafted += round.n_drafted;
         out.n_accepted += round.n_accepted;
+        count_kind(&out, &round);
         CHECK(round.n_accepted <= round.n_drafted && round.n_accepted <= round.n_committed);
         CHECK(round.session_ns >= 0 && round.loop_ns >= 0);
     } while (round.finish == FORERUN_RUNNING);

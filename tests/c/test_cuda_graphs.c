@@ -31,6 +31,7 @@ static result generate_cuda(cuda_engine *engine, size_t n_prompt, forerun_reques
         out.n_rounds += round.phase == FORERUN_DECODE;
         out.n_drafted += round.n_drafted;
         out.n_accepted += round.n_accepted;
+        count_kind(&out, &round);
     } while (round.finish == FORERUN_RUNNING);
     out.finish = round.finish;
     return out;
@@ -44,6 +45,7 @@ static void same(const result *found, const result *expected) {
     CHECK_INT(found->n_prefill, expected->n_prefill);
     CHECK_INT(found->n_drafted, expected->n_drafted);
     CHECK_INT(found->n_accepted, expected->n_accepted);
+    CHECK_INT(found->n_plain, expected->n_plain);
 }
 
 /* All decodings, greedy and sampled, at one prompt length. */
@@ -56,6 +58,41 @@ static void compare(cuda_engine *engine, forerun_engine *expected, size_t n_prom
                    wanted = generate(expected, prompt, n_prompt, request);
             same(&found, &wanted);
         }
+}
+
+/* Plans between captures of all widths, pauses in plain rounds, and the reading of these after them. */
+static void plans_as_the_table_model(void) {
+    static const int64_t widths[] = {2, K, K + 1};
+    static const float rounds[][3] = {{1, 1.2f, 3}, {1, 1, 1}};
+    size_t n_plain = 0, n_narrow = 0;
+    for (int64_t chunk = 3; chunk <= 40; chunk += 37)
+        for (unsigned i = 0; i < 6; i++) {
+            forerun_table table = successor_table(target, draft, i % 3 == 0 ? 0 : i % 3 == 1 ? 0x5A : 0xFF);
+            table.prefill_chunk = chunk;
+            table.verify_widths = widths;
+            table.n_verify_widths = 3;
+            table_graphs graphs;
+            cuda_engine engine;
+            table_graphs_make(&graphs, &table);
+            REQUIRE(cuda_engine_open(&engine, &graphs, &error) == FORERUN_OK);
+            forerun_engine *expected = open_table(&table);
+            const forerun_costs costs = {sizeof costs, 0.8f, rounds[i / 3], 3};
+            fr_loop_costs(&engine.loop, &costs);
+            REQUIRE(forerun_set_costs(expected, &costs, &error) == FORERUN_OK);
+            for (size_t n_prompt = 1; n_prompt < 60; n_prompt += 5)
+                for (int hot = 0; hot < 2; hot++) {
+                    forerun_request request = request_for(1000, hot ? 0.9f : 0.0f, FORERUN_SPECULATIVE);
+                    result found = generate_cuda(&engine, n_prompt, request),
+                           wanted = generate(expected, prompt, n_prompt, request);
+                    same(&found, &wanted);
+                    n_plain += found.n_plain;
+                    n_narrow += found.n_narrow;
+                }
+            forerun_close(expected);
+            cuda_engine_close(&engine);
+            table_graphs_close(&graphs);
+        }
+    CHECK(n_plain > 100 && n_narrow > 100);
 }
 
 /* Chunks smaller than, as wide as, and wider than a decoding round; the widest must begin early near the cache's end.
@@ -268,6 +305,7 @@ int main(void) {
     equals_the_table_model(3);
     equals_the_table_model(K + 1);
     equals_the_table_model(40);
+    plans_as_the_table_model();
     binds_a_width_once();
     copies_once_each_way();
     takes_what_the_interface_says();

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 import tiny_bundles
+from forerun.machine import Machine
 from forerun_compiler import build as building
 from forerun_compiler import cli, errors, exit_codes
 from forerun_compiler.bundle import read_manifest, write_bundle
-from forerun_compiler.machine import Machine
 from forerun_compiler.precision_map import LayerPrecision, render_precision_map
 from forerun_compiler.proof import prove
 from forerun_compiler.proof.quality import Quality

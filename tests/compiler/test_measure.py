@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+import forerun
+from forerun.machine import Machine, cpu_name
 from forerun_compiler.bundle import CostRow, check_bundle, read_manifest
-from forerun_compiler.errors import BundleError, EngineError
-from forerun_compiler.machine import Machine, cpu_name
+from forerun_compiler.errors import BundleError
 from forerun_compiler.measure import Settings, bench_bundle
-from forerun_compiler.round_cost import measure_costs, verify_widths
 from table_bundle import WRONG, TableBundle, make_table_bundle
 
-SETTINGS = Settings(prompts=3, tokens=30, threads=1)
+SETTINGS = Settings(prompts=3, tokens=30, threads=1, planning=False)
 
 
 @pytest.fixture
@@ -35,8 +35,9 @@ def test_counts_come_from_the_generation(bundle: TableBundle) -> None:
     assert bench.speedup > 0
     assert bench.speculative.round_us >= bench.speculative.session_us > 0
     assert bench.speculative.loop_us >= 0
-    assert sorted(bench.verify_cost_us) == ["1", "2", "4", "5"]
-    assert min(bench.verify_cost_us.values()) > 0
+    assert (bench.speculative.verified_width, bench.speculative.plain_share) == (bundle.draft_len + 1, 0.0)
+    assert list(bench.verify_cost_us) == ["2", "3", "4", "5"]
+    assert min(bench.plain_cost_us, *bench.verify_cost_us.values()) > 0
     assert set(stages) == {"generate", "cost of a round"}
     assert read_manifest(bundle.path).cost == ()
 
@@ -62,6 +63,20 @@ def test_the_cost_table_is_saved_once_a_machine(bundle: TableBundle) -> None:
     assert row.plain_us > 0
 
 
+def test_a_saved_table_plans_the_generations_of_this_machine(bundle: TableBundle) -> None:
+    with forerun.load(bundle.path, threads=1) as engine:
+        assert not engine.facts.has_costs
+    bench = bench_bundle(bundle.path, replace(SETTINGS, planning=True), True, lambda *step: None)
+    assert bench.planning
+    with forerun.load(bundle.path, threads=1) as engine:
+        assert engine.facts.has_costs
+        planned = engine.generate("abc", max_new_tokens=30)
+        fixed = engine.generate("abc", max_new_tokens=30, planning=False)
+    assert planned.tokens == fixed.tokens
+    with forerun.load(bundle.path, threads=2) as engine:
+        assert not engine.facts.has_costs  # another number of threads is another machine
+
+
 def test_other_machines_keep_their_rows(bundle: TableBundle) -> None:
     from forerun_compiler.bundle import update_manifest
 
@@ -81,20 +96,6 @@ def test_sampling_is_measured_too(bundle: TableBundle) -> None:
 def test_nothing_to_measure(bundle: TableBundle) -> None:
     with pytest.raises(BundleError, match=r"prompts\.jsonl: no prompt gives more than one token"):
         bench_bundle(bundle.path, replace(SETTINGS, tokens=1), False, lambda *step: None)
-
-
-@pytest.mark.parametrize(
-    ("draft_len", "widths"), [(1, (1, 2)), (3, (1, 2, 4)), (4, (1, 2, 4, 5)), (7, (1, 2, 4, 8)), (15, (1, 2, 4, 8, 16))]
-)
-def test_widths(draft_len: int, widths: tuple[int, ...]) -> None:
-    assert verify_widths(draft_len) == widths
-
-
-def test_a_graph_that_cannot_be_opened(bundle: TableBundle) -> None:
-    manifest = read_manifest(bundle.path)
-    (bundle.path / "round.onnx").write_bytes(b"no graph")
-    with pytest.raises(EngineError, match=r"round\.onnx: ONNX Runtime refuses the graph"):
-        list(measure_costs(bundle.path, manifest.graphs["round"], manifest.model, (1,), 1))
 
 
 def test_the_processor_has_a_name(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import tiny_bundles
+from forerun.machine import Machine
 from forerun_compiler.bundle import CostRow, FileEntry, Proof
-from forerun_compiler.machine import Machine
 from forerun_compiler.measure import Bench, PlainFigures, SpeculativeFigures
 from forerun_compiler.report import bench_text, built_text, inspect_text, needs_text, proof_text
 from forerun_compiler.resources import GIB, Needs
@@ -35,6 +35,8 @@ PROOF = Proof(
     kl_to_source=None,
     failures=(),
     not_run=(),
+    planned_prompts=66,
+    planned_identical=66,
 )
 
 
@@ -46,6 +48,7 @@ def test_proof() -> None:
         "  speculation on = off  64 of 64 prompts, bit for bit",
         "  tokens compared       4096",
         "  plain decoding        63 of 64 prompts equal, 1 parted at a tie",
+        "  planned decoding      66 of 66 prompts equal",
         "  Hugging Face          64 of 64 prompts equal",
         "  sampling              p = 0.5 (1600 samples, 12 tests)",
     ]
@@ -91,14 +94,19 @@ def test_inspect_shows_proof_and_cost() -> None:
     assert "  weights.bin      1,234,567 bytes  abababababababab" in text
     assert "    plain 10 us; round by verified rows, us: 1: 20, 8: 1,234" in text
     assert "  lossless              yes\n" in text
+    assert "  verify widths  2, 5 rows\n" in text
+    none = inspect_text(replace(manifest, cost=()), Path("artifacts/tiny"))
+    assert "none yet, so every draft is verified: run bench --save" in none
     assert text.splitlines()[-2:] == ["  name: tiny", '  # "quotes", \\ and é']
 
 
 def test_bench() -> None:
     bench = Bench(
         plain=PlainFigures(100.0, 10_000.0),
-        speculative=SpeculativeFigures(250.0, 3.5, (0.8, 0.5), 14_000.0, 13_990.0, 9.96),
-        verify_cost_us={"1": 11_000.0, "2": 12_000.0},
+        speculative=SpeculativeFigures(250.0, 3.5, (0.8, 0.5), 2.5, 0.125, 14_000.0, 13_990.0, 9.96),
+        plain_cost_us=10_000.0,
+        verify_cost_us={"2": 11_000.0, "3": 12_000.0},
+        planning=True,
         speedup=2.5,
         machine=Machine("cpu", 2, 2, "onnxruntime 1.31.1"),
         prompts=16,
@@ -106,16 +114,19 @@ def test_bench() -> None:
         temperature=0.0,
         seed=0,
     )
+    fixed = bench_text(replace(bench, planning=False)).splitlines()
+    assert fixed[5] == "  plan                  fixed: every draft is verified"
     assert bench_text(bench).splitlines() == [
         "  machine               cpu | 2 cores | 2 threads | onnxruntime 1.31.1",
         "  measured              16 prompts, 2032 tokens, greedy",
         "  plain                 100.0 tokens/s",
         "  speculative           250.0 tokens/s",
         "  speedup               2.50 x",
+        "  plan                  by these costs: 2.5 rows a verifying round, 12% of rounds plain",
         "  acceptance length     3.50 tokens a round",
         "  accepted by position  0.80 0.50",
         "  round                 14,000 us: library 13,990, loop 10.0",
-        "  round by rows, us     1: 11,000, 2: 12,000",
+        "  round by rows, us     plain 10,000; 2: 11,000, 3: 12,000",
     ]
 
 

@@ -12,6 +12,7 @@ from itertools import product
 
 import pytest
 from enumerator import random_row
+from plans import best_plan
 from rules import DELTA, GREEDY, RATIO, Row, sample
 
 from installed_core import core_folder
@@ -27,6 +28,7 @@ def library() -> ctypes.CDLL:
     core.forerun_sample.restype = ctypes.c_int64
     for name in ("greedy", "ratio", "delta"):
         getattr(core, f"forerun_accept_{name}").restype = ctypes.c_size_t
+    core.forerun_plan.restype = ctypes.c_size_t
     return core
 
 
@@ -107,3 +109,19 @@ def test_sample_decisions(library: ctypes.CDLL) -> None:
         for uniform in (Fraction(i, 32) for i in range(32)):
             found = library.forerun_sample(floats(row), ctypes.c_size_t(6), ctypes.c_float(float(uniform)))
             assert found == sample(row, uniform)
+
+
+@pytest.mark.parametrize("n_draft", [0, 1, 4])
+def test_plans(library: ctypes.CDLL, n_draft: int) -> None:
+    """Chances and costs of few bits: the best plan is never a matter of rounding, equal ones are equal."""
+    source, chosen = random.Random(n_draft), set()
+    for _ in range(400):
+        chances = [Fraction(source.randint(0, 8), 8) for _ in range(n_draft)]
+        cost = [Fraction(source.randint(4, 12), 4) for _ in range(n_draft + 1)]
+        survival = [Fraction(1)]
+        for chance in chances:
+            survival.append(survival[-1] * chance)
+        n = library.forerun_plan(floats(survival[1:]), floats(cost), ctypes.c_size_t(n_draft))
+        assert n == best_plan(chances, cost)
+        chosen.add(n)
+    assert chosen == set(range(n_draft + 1))

@@ -9,9 +9,13 @@ import forerun
 from forerun.statistics import StatisticsCounter
 
 
-def finished(phase: str, committed: int, drafted: int, accepted: int, session_us: float, loop_us: float) -> Any:
+def finished(
+    phase: str, committed: int, drafted: int, accepted: int, session_us: float, loop_us: float, graph: str = "round"
+) -> Any:
     return SimpleNamespace(
         phase=phase,
+        graph=graph,
+        width=drafted + 1,
         committed=(0,) * committed,
         n_drafted=drafted,
         n_accepted=accepted,
@@ -29,14 +33,16 @@ def test_every_figure_by_hand() -> None:
         finished("decode", 1, 3, 0, 22.0, 1.0),
         finished("decode", 2, 3, 1, 24.0, 3.0),
         finished("decode", 1, 1, 1, 18.0, 2.0),  # cut after an end token inside the draft
+        finished("decode", 1, 0, 0, 7.0, 1.0, "plain"),
     ]:
         counter.add(one)
     total = counter.total(new_tokens=9)
-    assert (total.prompt_tokens, total.new_tokens, total.rounds, total.drafted, total.accepted) == (9, 9, 4, 10, 5)
-    assert total.acceptance_length == 2.0
-    assert total.acceptance_per_position == (0.75, 0.25, 0.25)
-    assert (total.prefill_us, total.decode_us, total.session_us, total.loop_us) == (165.0, 92.0, 21.0, 2.0)
-    assert total.tokens_per_s == pytest.approx(8 / 92e-6, rel=1e-12)
+    assert (total.prompt_tokens, total.new_tokens, total.rounds, total.drafted, total.accepted) == (9, 9, 5, 10, 5)
+    assert total.acceptance_length == 1.8
+    assert total.acceptance_per_position == (0.6, 0.2, 0.2)
+    assert (total.verified_width, total.plain_share) == (3.5, 0.2)
+    assert (total.prefill_us, total.decode_us, total.session_us, total.loop_us) == (165.0, 100.0, 18.2, 1.8)
+    assert total.tokens_per_s == pytest.approx(9 / 100e-6, rel=1e-12)
 
 
 def test_no_round_gives_zeros() -> None:
@@ -45,6 +51,7 @@ def test_no_round_gives_zeros() -> None:
     total = counter.total(new_tokens=1)
     assert (total.rounds, total.acceptance_length, total.tokens_per_s, total.session_us) == (0, 0.0, 0.0, 0.0)
     assert total.acceptance_per_position == ()
+    assert (total.verified_width, total.plain_share) == (0.0, 0.0)
 
 
 def test_plain_decoding_has_an_acceptance_length_of_one_and_no_positions(engine: forerun.Engine) -> None:

@@ -128,19 +128,19 @@ def verify(bundle: Path, as_json: bool, **effort: int) -> None:
 @click.option("--tokens", type=click.IntRange(2), default=128, show_default=True, help="New tokens of each.")
 @click.option("-t", "--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--save", is_flag=True, help="Store this machine's cost table in the bundle.")
+@click.option("--save", is_flag=True, help="Store this machine's costs in the bundle: generations are planned by them.")
+@click.option("--planning/--no-planning", default=True, help="Plan by the costs measured here, or verify every draft.")
 @DEVICE
 @THREADS
 @JSON
 def bench(bundle: Path, save: bool, as_json: bool, **settings: Any) -> None:
     """Measure plain against speculative decoding of BUNDLE on its prompts, and the cost of a round by width.
 
-    A GPU decodes at one width, so that there the cost is that of the rounds themselves.
-
     \b
     Example:  build-engine bench artifacts/demo
     JSON:     plain {tokens_per_s, round_us}, speculative {tokens_per_s, acceptance_length, acceptance_per_position,
-              round_us, session_us, loop_us}, verify_cost_us {ROWS: us}, speedup,
+              verified_width, plain_share, round_us, session_us, loop_us}, plain_cost_us,
+              verify_cost_us {ROWS: us}, planning, speedup,
               machine {cpu, cores, threads, library}, prompts, tokens, temperature, seed
     """
     from forerun_compiler import measure, report

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from forerun.costs import Costs
 from forerun_compiler.proof.chi_square import ChiSquare, goodness_of_fit
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Engine(Protocol):
 
     @property
     def facts(self) -> Any:
-        """With draft_len, capacity and eos_token_ids."""
+        """With draft_len, verify_widths, capacity and eos_token_ids."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text."""
@@ -41,8 +42,12 @@ class Engine(Protocol):
         seed: int,
         decoding: Decoding,
         draft_len: int | None,
+        planning: bool,
     ) -> Iterable[Any]:
         """One generation, round by round; each has `committed`."""
+
+    def set_costs(self, costs: Costs | None) -> None:
+        """Plan the next generations with `planning` by these."""
 
 
 class Reference(Protocol):
@@ -76,16 +81,45 @@ class Comparison:
         )
 
 
-def generate(engine: Engine, prompt: Tokens, count: int, decoding: Decoding) -> Tokens:
-    """Up to `count` new tokens, greedily."""
-    rounds = engine.rounds(prompt, max_new_tokens=count, temperature=0.0, seed=0, decoding=decoding, draft_len=None)
+def plan_widths(engine: Engine) -> None:
+    """Costs by which confident drafts are verified in wide rounds and doubtful ones in narrow ones.
+
+    A draft pays in them if it is kept more often than in one of four cases; measured costs would leave it to the
+    machine what is tested.
+    """
+    engine.set_costs(Costs(0.75, tuple(1.0 + width / 4 for width in engine.facts.verify_widths)))
+
+
+def plan_pauses(engine: Engine) -> None:
+    """Costs by which nothing ever pays: plain rounds, which one run reads again before the next try."""
+    widths = engine.facts.verify_widths
+    engine.set_costs(Costs(1.0, (float(widths[-1]),) * len(widths)))
+
+
+def generate(engine: Engine, prompt: Tokens, count: int, decoding: Decoding, planning: bool = False) -> Tokens:
+    """Up to `count` new tokens, greedily; without `planning` all drafts are verified in rounds of one width."""
+    rounds = engine.rounds(
+        prompt,
+        max_new_tokens=count,
+        temperature=0.0,
+        seed=0,
+        decoding=decoding,
+        draft_len=None,
+        planning=planning,
+    )
     return tuple(token for finished in rounds for token in finished.committed)
 
 
-def draw(engine: Engine, prompt: Tokens, count: int, seed: int, draft_len: int) -> Tokens:
-    """Up to `count` new tokens, by speculative sampling at temperature 1 that verifies `draft_len` tokens a round."""
+def draw(engine: Engine, prompt: Tokens, count: int, seed: int, draft_len: int | None) -> Tokens:
+    """Up to `count` new tokens, by speculative sampling at temperature 1; `draft_len` None verifies what is planned."""
     rounds = engine.rounds(
-        prompt, max_new_tokens=count, temperature=1.0, seed=seed, decoding="speculative", draft_len=draft_len
+        prompt,
+        max_new_tokens=count,
+        temperature=1.0,
+        seed=seed,
+        decoding="speculative",
+        draft_len=draft_len,
+        planning=draft_len is None,
     )
     return tuple(token for finished in rounds for token in finished.committed)
 
@@ -131,12 +165,14 @@ def check_sampling(
 
     One test a position (the first comes from reading the prompt, the others from verifying drafts). Position i is
     tested given the tokens before it, for every prefix that occurred often enough. Seeds are seed, seed + 1, ...
-    Every other sample verifies one draft token a round only: so the token after a whole accepted draft is tested too.
+    Every other sample verifies one draft token a round only, so that the token after a whole accepted draft is tested
+    too; the others verify whole drafts, or as many tokens as a plan chooses by the drafts themselves.
     """
     drawn = []
+    plan_widths(engine)
     for sample in range(samples):
-        draft_len = 1 if sample % 2 else engine.facts.draft_len
-        drawn.append(draw(engine, prompt, positions, seed + sample, draft_len))
+        verified = (engine.facts.draft_len, 1, None, 1)[sample % 4]
+        drawn.append(draw(engine, prompt, positions, seed + sample, verified))
         on_sample()
     results = []
     for position in range(positions):

@@ -15,7 +15,17 @@ from forerun_compiler.on_progress import OnProgress
 from forerun_compiler.prompts import FILE_NAME as PROMPTS
 from forerun_compiler.prompts import read_prompts
 from forerun_compiler.proof.chi_square import ChiSquare
-from forerun_compiler.proof.gates import Comparison, Engine, Reference, Tokens, check_sampling, compare, generate
+from forerun_compiler.proof.gates import (
+    Comparison,
+    Engine,
+    Reference,
+    Tokens,
+    check_sampling,
+    compare,
+    generate,
+    plan_pauses,
+    plan_widths,
+)
 from forerun_compiler.proof.own_target import OwnTarget, Source, divergence, target_schemes
 from forerun_compiler.proof.ties import tie_tolerance
 from forerun_compiler.schemes import SCHEMES
@@ -29,13 +39,18 @@ class SourceModel(Reference, Source, Protocol):
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is tested: prompts decoded greedily, tokens of each; prompts sampled, samples of each, their length."""
+    """How much is tested: prompts decoded greedily, tokens of each; prompts sampled, samples of each, their length.
+
+    `paused_prompts` are decoded by a plan that pauses, up to `paused_tokens` each: more than the longest first pause.
+    """
 
     prompts: int = 64
     tokens: int = 64
     sampled_prompts: int = 4
     samples: int = 400
     sampled_prompt_tokens: int = 24
+    paused_prompts: int = 2
+    paused_tokens: int = 200
 
 
 @dataclass(frozen=True)
@@ -117,13 +132,14 @@ def prove(
 ) -> Proof:
     """Run the gates; `source` names the source checkpoint where the reference is missing."""
     padded, plain, other, greedy_tokens = _greedy(engine, basis, prompts[: effort.prompts], effort.tokens, on_progress)
+    planned = _planned(engine, basis, prompts[: effort.prompts], effort, on_progress)
     sampling = None if basis.reference is None else _sampling(engine, basis.reference, prompts, effort, on_progress)
     not_run = () if basis.reference is not None else _missing(source)
     if not padded.prompts:
         not_run += ("no prompt has a token: nothing was compared",)
     if sampling is not None and not sampling.drafted_freedom:
         not_run += ("chi-square test: no prefix occurred often enough for a test of drafted tokens; use more samples",)
-    failures = padded.failures + plain.failures + other.failures
+    failures = padded.failures + plain.failures + other.failures + planned.failures
     if sampling is not None and sampling.p < LEAST_P:
         failures += (f"speculative sampling does not follow the reference's probabilities: p = {sampling.p:.2g}",)
     by_source = other if basis.name == "Hugging Face" else Comparison()
@@ -151,6 +167,9 @@ def prove(
         kl_to_source=None,
         failures=failures,
         not_run=not_run,
+        planned_prompts=planned.prompts,
+        planned_identical=planned.identical,
+        planned_ties=planned.ties,
     )
 
 
@@ -178,6 +197,24 @@ def _greedy(
             results[what] += compare(name, prompt, found, decode(prompt), reference, tie)
     on_progress("greedy identity", len(prompts), len(prompts))
     return results["padded"], results["plain"], results[other], total
+
+
+def _planned(
+    engine: Engine, basis: Basis, prompts: Sequence[Tokens], effort: Effort, on_progress: OnProgress
+) -> Comparison:
+    """Planned against plain decoding: rounds of all widths, and for some prompts pauses and what follows them."""
+    result, last = Comparison(), min(effort.paused_prompts, len(prompts))
+    for index, prompt in enumerate((*prompts, *prompts[:last])):
+        on_progress("planned decoding", index, len(prompts) + last)
+        pauses = index >= len(prompts)
+        (plan_pauses if pauses else plan_widths)(engine)
+        count = min(effort.paused_tokens, engine.facts.capacity // 2) if pauses else effort.tokens
+        text = prompt[: max(1, engine.facts.capacity - count - 1)]
+        found, plain = (generate(engine, text, count, way, planning=True) for way in ("speculative", "plain"))
+        name = f"prompt {index % len(prompts)}: planned and plain decoding"
+        result += compare(name, text, found, plain, basis.reference, basis.tie)
+    on_progress("planned decoding", len(prompts) + last, len(prompts) + last)
+    return result
 
 
 def _sampling(

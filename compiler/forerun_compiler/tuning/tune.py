@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from forerun.machine import Machine, describe_machine
 from forerun_compiler.bundle import read_manifest
 from forerun_compiler.errors import ResourceError
-from forerun_compiler.machine import Machine, describe_machine
 from forerun_compiler.manifest import EngineTarget, Precision
 from forerun_compiler.on_progress import OnProgress
 from forerun_compiler.prompts import BUILT_IN, read_prompts

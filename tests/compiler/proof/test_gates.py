@@ -42,7 +42,10 @@ class Speculator:
     draft: npt.NDArray[np.float64]
     mutant: str = ""
 
-    facts = SimpleNamespace(draft_len=2, capacity=100, eos_token_ids=())
+    facts = SimpleNamespace(draft_len=2, verify_widths=(2, 3), capacity=100, eos_token_ids=())
+
+    def set_costs(self, costs: object) -> None:
+        """It plans nothing."""
 
     def encode(self, text: str) -> list[int]:
         return [int(letter) for letter in text]
@@ -56,6 +59,7 @@ class Speculator:
         seed: int,
         decoding: str,
         draft_len: int | None,
+        planning: bool,
     ) -> Iterator[SimpleNamespace]:
         chance = np.random.default_rng(seed)
         tokens = [*prompt, self._draw(self.target, prompt[-1], chance)]

@@ -123,6 +123,9 @@ class Drifting:
     def __init__(self, engine: forerun.Engine, drift: int, decoding: tuple[str, ...] = ("padded",)) -> None:
         self.engine, self.facts, self.drift, self.decoding = engine, engine.facts, drift, decoding
 
+    def set_costs(self, costs: forerun.Costs | None) -> None:
+        self.engine.set_costs(costs)
+
     def encode(self, text: str) -> list[int]:
         return self.engine.encode(text)
 

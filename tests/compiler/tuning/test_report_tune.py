@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from forerun_compiler.machine import Machine
+from forerun.machine import Machine
 from forerun_compiler.proof.quality import Quality
 from forerun_compiler.tuning.report_tune import table_lines, tune_text
 from forerun_compiler.tuning.tune import Candidate, Tried, Tuning

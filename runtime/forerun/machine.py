@@ -1,4 +1,4 @@
-"""What machine figures were measured on."""
+"""What figures were measured on, and whether this is that machine."""
 
 from __future__ import annotations
 

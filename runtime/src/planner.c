@@ -1,0 +1,162 @@
+#include "planner.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Evidence fades by a tenth with each new observation: about the last ten count. */
+static const float FADE = 0.9f;
+/* Before anything is known a draft is thought good, so that it is tried, with the weight of four observations; a slot
+ * is thought as good as the one before it, with the weight of two. */
+static const float PRIOR = 0.85f, PRIOR_WEIGHT = 4.0f, SLOT_WEIGHT = 2.0f;
+/* A step of 0.1 a tested draft follows a text within some rounds; larger ones made sampled acceptance less likely. */
+static const float STEP = 0.1f, MOST_SHIFT = 4.0f;
+static const float LEAST_CONFIDENCE = 0.01f;
+static const float PROBE_SHARE = 0.125f;
+/* A pause reads at least 8 tokens after it; so many rounds that pay end the growth of pauses. */
+enum { FIRST_READ = 8, MOST_PAUSE = 1 << 30, PAYING_ROUNDS = 8 };
+
+/* The count `first` .. n with the most expected tokens for its cost; the smallest of equals. */
+static size_t best_plan(const float *survival, const float *cost, size_t first, size_t n) {
+    double tokens = 1.0, most = -1.0;
+    size_t best = first;
+    for (size_t i = 0; i <= n; i++) {
+        if (i > 0)
+            tokens += (double)survival[i - 1];
+        double rate = tokens / (double)cost[i];
+        if (i >= first && rate > most) {
+            most = rate;
+            best = i;
+        }
+    }
+    return best;
+}
+
+size_t forerun_plan(const float *survival, const float *cost, size_t n_draft) {
+    return best_plan(survival, cost, 0, n_draft);
+}
+
+forerun_status fr_planner_open(fr_planner *self, fr_arena *arena, const fr_model *model, bool confident,
+                               forerun_error *error) {
+    size_t k = (size_t)model->draft_len;
+    float **arrays[] = {&self->round, &self->either, &self->kept, &self->tested, &self->chance, &self->survival};
+    *self = (fr_planner){.draft_len = k, .confident = confident, .chunk = (size_t)model->prefill_chunk};
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
+        if ((*arrays[i] = fr_arena_take(arena, k + 1, sizeof(float))) == NULL)
+            return fr_fail(error, FORERUN_OUT_OF_MEMORY, "No memory to plan rounds.");
+    return FORERUN_OK;
+}
+
+void fr_planner_costs(fr_planner *self, const fr_model *model, float plain, const float *round) {
+    size_t width = 0; /* its index */
+    for (size_t n = 0; n <= self->draft_len; n++) {
+        while ((size_t)model->verify_widths[width] <= n)
+            width++;
+        self->round[n] = self->either[n] = round[width];
+    }
+    self->plain = self->either[0] = plain;
+}
+
+static float log_odds(float confidence) {
+    float p = fminf(fmaxf(confidence, LEAST_CONFIDENCE), 1.0f - LEAST_CONFIDENCE);
+    return logf(p / (1.0f - p));
+}
+
+/* The confidence as it has turned out in this generation. */
+static float calibrated(const fr_planner *self, float confidence) {
+    return 1.0f / (1.0f + expf(-(log_odds(confidence) + self->shift)));
+}
+
+/* chance[i] = the rate at which draft i was kept if those before were; a slot that was hardly tested has the rate of
+ * the one before. */
+static void use_rates(fr_planner *self) {
+    self->chance[0] = self->kept[0] / self->tested[0];
+    for (size_t i = 1; i < self->draft_len; i++)
+        self->chance[i] = (SLOT_WEIGHT * self->chance[i - 1] + self->kept[i]) / (SLOT_WEIGHT + self->tested[i]);
+}
+
+static const float *survival(fr_planner *self) {
+    float product = 1.0f;
+    for (size_t i = 0; i < self->draft_len; i++)
+        self->survival[i] = product *= self->chance[i];
+    return self->survival;
+}
+
+size_t fr_planner_drafts(fr_planner *self, const float *confidence, size_t most, bool sampling) {
+    use_rates(self);
+    if (!self->confident)
+        return best_plan(survival(self), self->round, 0, most);
+    for (size_t i = 0; i < most; i++) {
+        self->chance[i] = calibrated(self, confidence[i]);
+        if (sampling && best_plan(survival(self), self->round, i, most) == i)
+            return i;
+    }
+    return sampling ? most : best_plan(survival(self), self->round, 0, most);
+}
+
+/* Whether speculation is worth its time: at the best fixed plan, or as it is done. */
+static bool pays(fr_planner *self) {
+    use_rates(self);
+    return best_plan(survival(self), self->either, 0, self->draft_len) > 0 ||
+           (self->spent > 0.0f && self->won * self->plain >= self->spent);
+}
+
+/* Another try costs about two rounds, one that reads and one that verifies. The first pause is so long that they are
+ * a small share of it; the others grow. */
+static void begin_pause(fr_planner *self) {
+    float least = 2.0f * self->round[self->draft_len] / (PROBE_SHARE * self->plain);
+    do
+        self->pause = fr_planner_next_width(self->pause, self->chunk);
+    while ((float)self->pause < least && self->pause < MOST_PAUSE);
+    self->left = self->pause - 1; /* the token after the last plain round is read too */
+    self->paying = 0;
+}
+
+void fr_planner_begin(fr_planner *self) {
+    self->shift = self->won = self->spent = 0.0f;
+    self->pause = self->left = self->paying = 0;
+    memset(self->kept, 0, self->draft_len * sizeof(float));
+    memset(self->tested, 0, self->draft_len * sizeof(float));
+    self->kept[0] = PRIOR * PRIOR_WEIGHT;
+    self->tested[0] = PRIOR_WEIGHT;
+    if (!pays(self)) /* not even a good draft would */
+        begin_pause(self);
+}
+
+void fr_planner_learn(fr_planner *self, const float *confidence, size_t n_drafted, size_t n_accepted) {
+    for (size_t i = 0; i < n_drafted && i <= n_accepted; i++) {
+        float kept = i < n_accepted ? 1.0f : 0.0f;
+        self->kept[i] = FADE * self->kept[i] + kept;
+        self->tested[i] = FADE * self->tested[i] + 1.0f;
+        self->shift += STEP * (kept - calibrated(self, confidence[i]));
+        self->shift = fminf(fmaxf(self->shift, -MOST_SHIFT), MOST_SHIFT);
+    }
+    self->won = FADE * self->won + 1.0f + (float)n_accepted;
+    self->spent = FADE * self->spent + self->round[n_drafted];
+    if (!pays(self))
+        begin_pause(self);
+    else if (++self->paying >= PAYING_ROUNDS)
+        self->pause = 0;
+}
+
+bool fr_planner_pauses(fr_planner *self) {
+    if (self->left == 0)
+        return false;
+    self->left--;
+    return true;
+}
+
+void fr_planner_resume(fr_planner *self) {
+    for (size_t i = 0; i < self->draft_len; i++) {
+        self->kept[i] *= 0.5f;
+        self->tested[i] *= 0.5f;
+    }
+    self->won *= 0.5f;
+    self->spent *= 0.5f;
+}
+
+size_t fr_planner_next_width(size_t before, size_t chunk) {
+    if (before >= chunk)
+        return before < MOST_PAUSE ? 2 * before : before;
+    size_t next = before == 0 ? FIRST_READ : 2 * before;
+    return next < chunk ? next : chunk;
+}
