@@ -2,6 +2,8 @@
 
     python benchmarks/attention.py                      # 28 layers of 32 query and 16 key-value heads of 64
     python benchmarks/attention.py --paths avx512 avx2 portable
+    python benchmarks/attention.py --int8               # and caches of int8
+    python benchmarks/attention.py --other LIBRARY      # and another build of libforerun
     python benchmarks/attention.py --write              # and write the table to benchmarks/results
 
 Each layer is what stands between two products: the split of q, k and v, their norms, rotation, the caches in place and
@@ -24,12 +26,15 @@ from in_turn import Blocks, time_in_turn
 from result_files import machine_name, versions, write_results
 
 import forerun
-from forerun_compiler.dialect import DOMAIN, OPSET, CachedAttention
+from forerun_compiler.dialect import DOMAIN, OPSET, CachedAttention, int8_rows
 from forerun_compiler.graph import add_initializer, remove_unused
 from forerun_compiler.passes.emitter import Emitter
 from forerun_compiler.passes.lower_attention import lower_attention
 from forerun_compiler.passes.own_attention import own_attention
+from forerun_compiler.passes.quantize_caches import quantize_caches
+from forerun_compiler.passes.quantize_int8 import OPERATORS
 
+States = dict[tuple[str, bool], ort.OrtValue]
 ROWS, TOKENS = (1, 2, 4, 8, 16), (64, 256, 1024)
 OWN, STOCK = "CachedAttention", "GroupQueryAttention, norms and splits beside it"
 
@@ -117,41 +122,64 @@ class Layers:
 NAMED: dict[str, Callable[[np.ndarray], np.ndarray]] = {"cos": np.cos, "sin": np.sin}
 
 
-def build(file: Path, sizes: Sizes, depth: int, attention: str, path: str) -> None:
+@dataclass(frozen=True)
+class Way:
+    """One attention: the library's or ours, by a path or the best one, over float32 or int8, of a build of ours."""
+
+    name: str
+    path: str = ""
+    int8: bool = False
+    library: Path | None = None
+
+
+def build(file: Path, sizes: Sizes, depth: int, way: Way) -> None:
     """Write the graph with one kind of attention."""
     layers = Layers(sizes, depth)
     model = ir.Model(layers.graph, ir_version=11)
-    assert (lower_attention if attention == STOCK else own_attention)(model) == depth
+    if way.int8:
+        quantize_caches(model)
+    assert (lower_attention if way.name == STOCK else own_attention)(model) == depth
     model.graph.opset_imports.pop(DOMAIN)
     remove_unused(model)
     for node in model.graph:
-        if path and node.op_type == OWN:
-            node.attributes["path"] = ir.AttrString("path", path)
+        if way.path and node.domain == OPERATORS:
+            node.attributes["path"] = ir.AttrString("path", way.path)
     ir.save(model, file)
 
 
-def open_session(file: Path, threads: int) -> ort.InferenceSession:
+def open_session(file: Path, threads: int, library: Path | None) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # Sessions take turns here: one that spun on while another runs would take its cores.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.register_custom_ops_library(str(forerun.kernel_library()))
+    options.register_custom_ops_library(str(library or forerun.kernel_library()))
     return ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
-def bind(
-    session: ort.InferenceSession, states: dict[str, ort.OrtValue], sizes: Sizes, rows: int, tokens: int
-) -> Callable[[], None]:
+def bind(session: ort.InferenceSession, states: States, sizes: Sizes, rows: int, tokens: int) -> Callable[[], None]:
     binding = session.io_binding()
     qkv = np.random.default_rng(rows).standard_normal((1, rows, sizes.width), np.float32)
     binding.bind_ortvalue_input("qkv", ort.OrtValue.ortvalue_from_numpy(qkv))
     binding.bind_ortvalue_input("position", ort.OrtValue.ortvalue_from_numpy(np.array([tokens])))
     y = np.empty((1, rows, sizes.heads * sizes.dim), np.float32)
     binding.bind_ortvalue_output("y", ort.OrtValue.ortvalue_from_numpy(y))
-    for name, state in states.items():
-        binding.bind_ortvalue_input(name, state)
-        binding.bind_ortvalue_output(f"{name}.out", state)
+    names = {value.name for value in session.get_inputs()} - {"qkv", "position"}
+    int8 = any(name.endswith("_scale") for name in names)
+    for name in sorted(names):
+        binding.bind_ortvalue_input(name, states[name, int8])
+        binding.bind_ortvalue_output(f"{name}.out", states[name, int8])
     return lambda: session.run_with_iobinding(binding)
+
+
+def random_states(sizes: Sizes, depth: int, int8: bool) -> States:
+    """Caches of all layers, and with `int8` those too, by name and whether they are of int8."""
+    shape, random = (1, sizes.kv_heads, sizes.capacity, sizes.dim), np.random.default_rng(0)
+    made: dict[tuple[str, bool], np.ndarray] = {}
+    for name in (f"{kind}.{layer}" for layer in range(depth) for kind in "kv"):
+        made[name, False] = random.standard_normal(shape, np.float32)
+        if int8:
+            made[name, True], made[f"{name}_scale", True] = int8_rows(made[name, False])
+    return {key: ort.OrtValue.ortvalue_from_numpy(array) for key, array in made.items()}
 
 
 def table(rows: list[Row], title: str) -> str:
@@ -174,29 +202,27 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS, help="in the cache")
     parser.add_argument("--paths", nargs="+", default=[""], help="instruction sets of our operator; default: the best")
     parser.add_argument("--blocks", type=int, default=10, help="turns of each way, number of rows and of tokens")
+    parser.add_argument("--int8", action="store_true", help="our operator over caches of int8 too")
+    parser.add_argument("--other", type=Path, help="another build of libforerun, whose operator takes part")
     parser.add_argument("--write", action="store_true", help="write the table to benchmarks/results")
     asked = parser.parse_args()
     sizes = Sizes(*asked.heads, asked.dim, max(asked.tokens) + max(asked.rows))
-    shape = (1, sizes.kv_heads, sizes.capacity, sizes.dim)
-    random = np.random.default_rng(0)
-    states = {
-        f"{kind}.{layer}": ort.OrtValue.ortvalue_from_numpy(random.standard_normal(shape, np.float32))
-        for layer in range(asked.depth)
-        for kind in "kv"
-    }
-    ways = [(f"{OWN} {path}".strip(), OWN, path) for path in asked.paths] + [(STOCK, STOCK, "")]
+    states = random_states(sizes, asked.depth, asked.int8)
+    ways = [Way(f"{OWN} {path}".strip(), path) for path in asked.paths]
+    ways += [Way(f"{way.name}, int8", way.path, int8=True) for way in ways if asked.int8]
+    ways += [Way(f"{OWN} of {asked.other}", library=asked.other)] * (asked.other is not None) + [Way(STOCK)]
     calls = {}
     with tempfile.TemporaryDirectory() as folder:
-        for number, (name, attention, path) in enumerate(ways):
+        for number, way in enumerate(ways):
             file = Path(folder) / f"{number}.onnx"
-            build(file, sizes, asked.depth, attention, path)
-            session = open_session(file, asked.threads)
+            build(file, sizes, asked.depth, way)
+            session = open_session(file, asked.threads, way.library)
             for tokens in asked.tokens:
-                calls |= {(name, tokens, rows): bind(session, states, sizes, rows, tokens) for rows in asked.rows}
+                calls |= {(way.name, tokens, rows): bind(session, states, sizes, rows, tokens) for rows in asked.rows}
         times = time_in_turn(calls, Blocks(asked.blocks, runs=4, warm=1), lambda *_: None)
     found = []
     for tokens in asked.tokens:
-        for name, _, _ in ways:
+        for name in [way.name for way in ways]:
             ms = {rows: np.asarray(times[name, tokens, rows]) / 1e3 for rows in asked.rows}
             fastest = {rows: round(float(array.min()), 3) for rows, array in ms.items()}
             median = {rows: round(float(np.median(array)), 3) for rows, array in ms.items()}
