@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -26,6 +25,8 @@ from peers_plan import PEERS, Host, Plan, Wish
 from peers_prompts import choose_prompts, quality_texts
 from peers_report import write_report
 from peers_state import State
+
+from forerun_compiler.resources import this_machine
 
 WORK = Path("artifacts/peers")
 _MEMORY_SHARE = 0.6
@@ -61,10 +62,6 @@ def parse_bundle(text: str) -> tuple[str, Path]:
     return name, Path(folder).absolute()
 
 
-def available_gib() -> float:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", type=Path, required=True, metavar="FOLDER", help="with target/ and drafter/")
@@ -97,7 +94,7 @@ def main() -> None:
     settings = Settings(
         pair=asked.pair.name, threads=asked.threads, prompts=asked.prompts, new_tokens=asked.new_tokens,
         repeats=asked.repeats, quality_tokens=asked.quality_tokens,
-        memory_gib=asked.memory or _MEMORY_SHARE * available_gib(),
+        memory_gib=asked.memory or _MEMORY_SHARE * this_machine(asked.pair).ram / 2**30,
     )  # fmt: skip
     peers = PEERS[1:] if "all" in asked.peers else asked.peers
     plan = Plan(
