@@ -99,6 +99,7 @@ static void reads_a_good_bundle(void) {
     CHECK(it.model.n_eos_token_ids == 2 && it.model.eos_token_ids[1] == 1 && it.model.bos_token_id == -1);
     CHECK(it.n_files == FILES && it.files[1].size == 15);
     CHECK(it.round.n_states == 1 && fr_tensor_bytes(&it.round.states[0].tensor) == 2 * 70 * 8 * 4);
+    CHECK(fr_dtype_bytes(FR_INT8) == 1);
     CHECK(it.round.inputs[0].shape[1] == -1 && it.round.inputs[0].dtype == FR_INT64);
     CHECK(strcmp(it.plain.file, "plain.onnx") == 0);
     REQUIRE(it.n_engines == 1 && it.engines[0].n_capabilities == 2);
@@ -152,6 +153,7 @@ static void refuses_fields(void) {
         {"\"library\": \"1.7.1.116\"", "\"library\": 1", "engines.built.library: expected a string"},
         {"[\"8.9\"", "[8", "engines.built.compute_capability: expected texts such as 8.9"},
         {"[1, 2, 70, 8]", "[1, 2, \"T\", 8]", "fixed shapes"},
+        {"[1, 2, 70, 8]", "[1, 2, 69]", "caches of model.cache_rows rows"}, /* the scales of one */
         {"[1, 2, 70, 8]", "[1, 4611686018427387904, 70, 8]", "less than 2^44 elements"},
         {"[1, 2, 70, 8]", "[1, 0, 70, 8]", "sizes of at least 1"},
         {"[1, 2, 70, 8]", "[1, 1, 1, 1, 1, 1, 1, 1, 1]", "at most 8 dimensions"},
