@@ -165,11 +165,14 @@ static inline fr_linear begin(const product *it, const fr_linear_path *path, flo
                        .group_size = it->group_size};
 }
 
-/* The scratch is just as long as asked for. Parts last to first: the order must not matter. */
+/* The scratch is just as long as asked for. The order of the parts must not matter, nor that one is computed again. */
 static inline void run(fr_linear *job) {
     job->scratch = take(fr_linear_scratch(job), 1);
-    for (size_t part = fr_linear_begin(job); part > 0; part--)
+    const size_t parts = fr_linear_begin(job);
+    for (size_t part = parts; part > 0; part--)
         fr_linear_part(job, part - 1);
+    for (size_t part = 0; part < parts; part++)
+        fr_linear_part(job, part);
     free(job->scratch);
 }
 
