@@ -13,6 +13,7 @@ from forerun_compiler.passes.lower_attention import lower_attention
 from forerun_compiler.passes.own_attention import own_attention
 from forerun_compiler.passes.quantize_int8 import OPERATORS
 from forerun_compiler.passes.spell_out_trees import lower_tree_depth
+from forerun_compiler.passes.tensorrt_attention import tensorrt_attention
 from hand_graphs import FLOAT, INT, constant, make_model, node, op_types, run
 
 H, G, D, C = 4, 2, 16, 40
@@ -106,6 +107,13 @@ def test_depths_that_nothing_reads_go() -> None:
 def test_rotations_of_another_tree_stay() -> None:
     model = tree_graph(other_tree=True)
     assert own_attention(model) == 0
+
+
+def test_trees_are_refused_for_tensorrt() -> None:
+    model = tree_graph()
+    model.graph.outputs[0].name = "committed"  # whose second size is the width of decoding
+    with pytest.raises(PassError, match="int8 caches, trees and ragged batches are not lowered for TensorRT"):
+        tensorrt_attention(model)
 
 
 def test_a_number_of_rows_is_refused_by_the_library_s_operators() -> None:
