@@ -110,7 +110,7 @@ def test_run_reads_the_prompt_from_standard_input(
 def test_run_compares(capsys: pytest.CaptureFixture[str], table: TableBundle) -> None:
     code, out, err = execute(capsys, "run", table.path, "-p", "abc", "-n", 14, "--compare")
     assert (code, out) == (0, "abcé-d漢(e)🙂\n")
-    for part in ("acceptance length", "plain", "speculative", "ratio", "output             equal"):
+    for part in ("plan ", "acceptance length", "plain", "speculative", "ratio", "output             equal"):
         assert part in err
     found = json.loads(execute(capsys, "run", table.path, "-p", "abc", "-n", 14, "--compare", "--json")[1])
     assert list(found) == ["text", "tokens", "finish_reason", "statistics", "plain", "equal", "speedup"]
@@ -269,7 +269,7 @@ def test_verify_exit_code_and_json(
     code, out, err = execute(capsys, "verify", bundle.path, "--tokens", 8, "--json")
     found = json.loads(out)
     assert code == errors.ProofError.exit_code
-    assert err.splitlines() == ["check files ...", "greedy identity ..."]
+    assert err.splitlines() == ["check files ...", "greedy identity ...", "planned decoding ..."]
     assert (found["lossless"], found["guarantee"], found["greedy_prompts"]) == (False, "bit-identical", 1)
     assert found["chi_square_p"] is None
     proof = read_manifest(bundle.path).proof
@@ -285,13 +285,16 @@ def test_bench_json(capsys: pytest.CaptureFixture[str], table: TableBundle) -> N
     found = json.loads(out)
     assert code == 0
     assert list(found) == [
-        *("plain", "speculative", "verify_cost_us", "speedup", "machine", "prompts", "tokens", "temperature", "seed")
+        *("plain", "speculative", "plain_cost_us", "verify_cost_us", "planning", "speedup", "machine"),
+        *("prompts", "tokens", "temperature", "seed"),
     ]
     assert list(found["plain"]) == ["tokens_per_s", "round_us"]
     assert list(found["speculative"]) == [
-        *("tokens_per_s", "acceptance_length", "acceptance_per_position", "round_us", "session_us", "loop_us")
+        *("tokens_per_s", "acceptance_length", "acceptance_per_position", "verified_width", "plain_share"),
+        *("round_us", "session_us", "loop_us"),
     ]
-    assert list(found["verify_cost_us"]) == ["1", "2", "4", "5"]
+    assert list(found["verify_cost_us"]) == ["2", "3", "4", "5"]
+    assert found["planning"] is True
     text = execute(capsys, "bench", table.path, "--tokens", 20, "--threads", 1)[1]
     for part in ("acceptance length", "speedup", "round by rows"):
         assert part in text

@@ -110,7 +110,7 @@ def verify(bundle: Path, as_json: bool, **effort: int) -> None:
     JSON:     lossless, guarantee, reference, greedy_prompts, greedy_tokens, prompts_identical, plain_prompts,
               plain_identical, plain_ties, hf_prompts, hf_identical, hf_ties, graph_prompts, graph_identical,
               graph_ties, tie_tolerance, chi_square_p, chi_square_tests, chi_square_samples, kl_to_source,
-              failures, not_run
+              failures, not_run, planned_prompts, planned_identical, planned_ties
     """
     from forerun_compiler import report
     from forerun_compiler.proof import prove
