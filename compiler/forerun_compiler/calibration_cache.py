@@ -19,9 +19,9 @@ import onnx_ir as ir
 
 from forerun_compiler import __version__
 from forerun_compiler.activation_range import BINS, Calibration, LayerStatistics
-from forerun_compiler.calibrate import CalibrationSettings
+from forerun_compiler.teacher_forcing import CalibrationSettings
 
-FORMAT = 1
+FORMAT = 2
 """Of the file, and of what the statistics mean: another number finds none of the files that are there."""
 SUFFIX = ".calibration"
 OnMessage = Callable[[str], None]

@@ -12,9 +12,9 @@ import pytest
 
 from forerun_compiler import calibration_cache
 from forerun_compiler.activation_range import Calibration, LayerStatistics, count
-from forerun_compiler.calibrate import CalibrationSettings
 from forerun_compiler.calibration_cache import calibration_key, load_or_run
 from forerun_compiler.dialect import DOMAIN, Linear
+from forerun_compiler.teacher_forcing import CalibrationSettings
 from hand_graphs import FLOAT, constant, make_model, node
 
 KEY = "ab" * 32

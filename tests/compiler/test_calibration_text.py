@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-from forerun_compiler.calibrate import CalibrationSettings
 from forerun_compiler.calibration_text import TEXTS
+from forerun_compiler.teacher_forcing import CalibrationSettings
 
 
 def test_it_suffices_for_the_default_settings() -> None:

@@ -64,6 +64,31 @@ def test_one_layer_that_reads_two_values_has_two_taps() -> None:
     assert observe_inputs(model) == (Tap("observed.0", ("keys",), 4), Tap("observed.1", ("keys",), 4))
 
 
+def test_only_the_layers_that_are_asked_for() -> None:
+    model = graph()
+    assert observe_inputs(model, {"two"}) == (Tap("observed.0", ("two",), 4),)
+    assert op_types(model) == ["Add", "Reshape"]
+
+
+def test_a_layer_that_reads_chosen_rows_is_observed_at_all_of_them() -> None:
+    x, which = ir.val("x", FLOAT, [1, "T", 4]), ir.val("which", ir.DataType.INT64, ["R"])
+    chosen = node("Gather", [x, which], ("chosen", [1, "R", 4]), axis=1)
+    head = linear("lm_head", chosen.outputs[0], ONE)
+    model = make_model([x, which], [chosen, head], [head.outputs[0]])
+    assert observe_inputs(model) == (Tap("observed.0", ("lm_head",), 4),)
+    rows = RNG.standard_normal((1, 6, 4)).astype(np.float32)
+    assert np.array_equal(evaluate(model, {"x": rows})["observed.0"], rows[0])
+
+
+def test_an_embeddings_rows_are_observed_as_they_are_read() -> None:
+    tokens = ir.val("tokens", ir.DataType.INT64, [1, "T"])
+    looked_up = node("Gather", [constant("table", ONE), tokens], ("rows", [1, "T", 4]))
+    first = linear("first", looked_up.outputs[0], TWO)
+    model = make_model([tokens], [looked_up, first], [first.outputs[0]])
+    observe_inputs(model)
+    assert np.array_equal(evaluate(model, {"tokens": np.array([[2, 0]])})["observed.0"], ONE[[2, 0]])
+
+
 def test_a_graph_without_linear_layers_is_refused() -> None:
     x = ir.val("x", FLOAT, [1])
     only = node("Neg", [x], ("y", [1]))
