@@ -12,19 +12,22 @@ from functools import partial
 from pathlib import Path
 
 from forerun_compiler.activation_range import Calibration
-from forerun_compiler.calibrate import CalibrationSettings, calibrate, encode_texts
+from forerun_compiler.calibrate import calibrate
 from forerun_compiler.calibration_cache import calibration_key, load_or_run
 from forerun_compiler.calibration_text import TEXTS
 from forerun_compiler.checkpoint_files import read_tokenizer
+from forerun_compiler.int4_rounding import MOMENT_TOKENS, int4_layers, round_layers
 from forerun_compiler.manifest import EngineTarget, ModelFacts, Precision
 from forerun_compiler.on_progress import OnProgress
 from forerun_compiler.passes.assign_precision import assign_precision
+from forerun_compiler.passes.quantize_int4 import NEAREST, Rounded, RoundedLayer
 from forerun_compiler.passes.set_ranges import set_ranges
 from forerun_compiler.pipeline import CompiledGraphs, LinkedGraphs, SetRanges, link_recipe, lower_linked
 from forerun_compiler.precision_map import LayerPrecision
 from forerun_compiler.prompts import read_prompts
 from forerun_compiler.recipe import Recipe
 from forerun_compiler.schemes import ONNXRUNTIME
+from forerun_compiler.teacher_forcing import CalibrationSettings, cut_texts, encode_texts
 from forerun_compiler.weigh_layers import weigh_layers
 
 
@@ -60,6 +63,7 @@ class RecipeCompiler:
         self._recipe, self._cache, self._on_progress = recipe, cache, on_progress
         self._linked: LinkedGraphs | None = None
         self._calibration: Calibration | None = None
+        self._rounded: dict[tuple[str, str], RoundedLayer] = {}
 
     def compile(self, recipe: Recipe, on_progress: OnProgress) -> Compiled:
         """Compile `recipe`, which differs from the first one in precision and engines only.
@@ -73,7 +77,18 @@ class RecipeCompiler:
         if quantized and self._calibration is None:
             self._calibration = calibrate_linked(self._recipe, self._linked, self._cache, self._on_progress)
         calibration = self._calibration if quantized else None
-        return compile_linked(recipe, self._linked, calibration, on_progress)
+        rounded = self._round(recipe, self._linked) if recipe.calibration.rounding == "compensated" else NEAREST
+        return compile_linked(recipe, self._linked, calibration, on_progress, rounded)
+
+    def _round(self, recipe: Recipe, linked: LinkedGraphs) -> Rounded:
+        """The int4 layers of the recipe's engines; each is rounded when it is first asked for."""
+        precisions = dict.fromkeys(precision_of(recipe, engine) for engine in recipe.engines)
+        wanted = {key for precision in precisions for key in int4_layers(linked.round, precision)}
+        if waiting := wanted - self._rounded.keys():
+            settings = CalibrationSettings(tokens=max(self._recipe.calibration.tokens, MOMENT_TOKENS))
+            texts = cut_texts(_calibration_tokens(self._recipe), linked.facts, settings)
+            self._rounded |= round_layers(linked.round, linked.facts, texts, waiting, self._on_progress)
+        return self._rounded
 
 
 def compile_recipe(recipe: Recipe, cache: Path | None, on_progress: OnProgress) -> Compiled:
@@ -87,16 +102,23 @@ def precision_of(recipe: Recipe, engine: EngineTarget) -> Precision:
 
 
 def compile_linked(
-    recipe: Recipe, linked: LinkedGraphs, calibration: Calibration | None, on_progress: OnProgress
+    recipe: Recipe,
+    linked: LinkedGraphs,
+    calibration: Calibration | None,
+    on_progress: OnProgress,
+    rounded: Rounded = NEAREST,
 ) -> Compiled:
-    """Lower linked graphs for the engines of a recipe; the linked graphs stay as they are."""
+    """Lower linked graphs for the engines of a recipe; the linked graphs stay as they are.
+
+    `rounded` are the int4 layers whose codes were chosen on text; all others are rounded to the nearest.
+    """
     ranges: SetRanges | None = None
     if calibration is not None:
         ranges = partial(set_ranges, calibration=calibration, method=recipe.calibration.method)
 
     def lower(engine: EngineTarget) -> CompiledGraphs:
         precision = precision_of(recipe, engine)
-        return lower_linked(linked, precision, engine, lambda stage: on_progress(stage, 0, 0), set_ranges=ranges)
+        return lower_linked(linked, precision, engine, lambda stage: on_progress(stage, 0, 0), ranges, rounded)
 
     on_cpu = [engine for engine in recipe.engines if engine.backend == ONNXRUNTIME]
     graphs = lower(on_cpu[0]) if on_cpu else None
@@ -106,7 +128,7 @@ def compile_linked(
     return Compiled(
         facts=linked.facts,
         graphs=graphs,
-        precision_map=weigh_layers(linked.round, choices, calibration),
+        precision_map=weigh_layers(linked.round, choices, calibration, rounded),
         devices=tuple(
             DeviceGraphs(engine, precision_of(recipe, engine), linked.facts, partial(lower, engine))
             for engine in recipe.engines
@@ -117,8 +139,7 @@ def compile_linked(
 
 def calibrate_linked(recipe: Recipe, linked: LinkedGraphs, cache: Path | None, on_progress: OnProgress) -> Calibration:
     """Measure the linear layers' inputs on the recipe's calibration text, or read what an equal build measured."""
-    texts = read_prompts(recipe.calibration.prompts) if recipe.calibration.prompts else TEXTS
-    sequences = encode_texts(texts, read_tokenizer(recipe.target).tokenizer)
+    sequences = _calibration_tokens(recipe)
     settings = CalibrationSettings(tokens=recipe.calibration.tokens)
 
     def run() -> Calibration:
@@ -128,3 +149,8 @@ def calibrate_linked(recipe: Recipe, linked: LinkedGraphs, cache: Path | None, o
         return run()
     key = calibration_key(linked.round, sequences, settings)
     return load_or_run(key, cache, run, lambda message: on_progress(message, 0, 0))
+
+
+def _calibration_tokens(recipe: Recipe) -> tuple[tuple[int, ...], ...]:
+    texts = read_prompts(recipe.calibration.prompts) if recipe.calibration.prompts else TEXTS
+    return encode_texts(texts, read_tokenizer(recipe.target).tokenizer)

@@ -21,6 +21,7 @@ from forerun_compiler.passes.lower_tensorrt import lower_tensorrt
 from forerun_compiler.passes.lower_tensorrt import passes_for as tensorrt_passes
 from forerun_compiler.passes.name_products import name_products
 from forerun_compiler.passes.quantize_caches import quantize_caches
+from forerun_compiler.passes.quantize_int4 import NEAREST, Rounded
 from forerun_compiler.passes.share_weights import share_weights
 from forerun_compiler.recipe import Recipe
 from forerun_compiler.schemes import ONNXRUNTIME
@@ -100,10 +101,12 @@ def lower_linked(
     engine: EngineTarget,
     on_stage: OnStage,
     set_ranges: SetRanges | None = None,
+    rounded: Rounded = NEAREST,
 ) -> CompiledGraphs:
     """Choose each layer's scheme and bring clones of both graphs to the form that the engine runs.
 
-    `set_ranges` gives the layers of calibrated schemes the range of their inputs.
+    `set_ranges` gives the layers of calibrated schemes the range of their inputs; `rounded` are int4 layers whose codes
+    are chosen already.
     """
     graphs = (linked.round.clone(), linked.plain.clone())
     on_stage("choose precision")
@@ -113,17 +116,17 @@ def lower_linked(
     stages = (
         *((_Stage("set activation ranges", set_ranges),) if set_ranges is not None else ()),
         *((_Stage("quantize caches", quantize_caches),) if precision.cache == INT8_CACHE else ()),
-        _lowering(engine, linked.facts),
+        _lowering(engine, linked.facts, rounded),
         _Stage("share equal constants", share_weights),
     )
     _run(stages, graphs, on_stage)
     return CompiledGraphs(*graphs, linked.facts, choices)
 
 
-def _lowering(engine: EngineTarget, facts: ModelFacts) -> _Stage:
+def _lowering(engine: EngineTarget, facts: ModelFacts, rounded: Rounded) -> _Stage:
     if engine.backend == ONNXRUNTIME:
-        return _Stage("lower to ONNX Runtime", lambda model: lower_ort(model, passes_for(engine)))
-    passes = tensorrt_passes(engine.dtype, narrower=len(facts.verify_widths) > 1)
+        return _Stage("lower to ONNX Runtime", lambda model: lower_ort(model, passes_for(engine, rounded)))
+    passes = tensorrt_passes(engine.dtype, narrower=len(facts.verify_widths) > 1, rounded=rounded)
     return _Stage("lower to TensorRT", lambda model: lower_tensorrt(model, passes))
 
 

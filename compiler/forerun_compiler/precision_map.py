@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from forerun_compiler.errors import BundleError
+from forerun_compiler.schemes import Rounding
 
 FILE_NAME = "precision.json"
 
@@ -22,7 +23,8 @@ class LayerPrecision:
 
     `sensitivity` is the relative error of its output that the stored weight causes on the calibration text (see
     `sensitivity.py`), the weight's own relative error where calibration does not see the layer (in the drafter's walk),
-    and None where nothing was quantized. `reason` says why it stays dense.
+    and None where nothing was quantized. `reason` says why it stays dense, `rounding` how the codes
+    of an int4 scheme were chosen.
     """
 
     layer: str
@@ -32,6 +34,7 @@ class LayerPrecision:
     bytes: int
     sensitivity: float | None
     reason: str | None
+    rounding: Rounding | None = None
 
 
 def render_precision_map(rows: Sequence[LayerPrecision]) -> bytes:

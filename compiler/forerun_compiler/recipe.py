@@ -16,7 +16,7 @@ from forerun_compiler.manifest import EngineTarget, Precision
 from forerun_compiler.recipe_engines import read_engines
 from forerun_compiler.recipe_precision import read_precision
 from forerun_compiler.recipe_section import Section, load_yaml
-from forerun_compiler.schemes import RangeMethod
+from forerun_compiler.schemes import RangeMethod, Rounding
 
 FAMILIES = ("dspark",)
 DEFAULT_CAPACITY, DEFAULT_PREFILL_CHUNK, DEFAULT_CALIBRATION_TOKENS = 2048, 128, 2048
@@ -42,11 +42,15 @@ class DrafterReference(ModelReference):
 
 @dataclass(frozen=True)
 class CalibrationChoice:
-    """How ranges of activations are found: text (None: the shipped one), the method, and how many tokens are read."""
+    """Text to measure on (None: the shipped one), the method for ranges of activations, and how many tokens are read.
+
+    `rounding` is that of int4 weights: to the nearest, or with errors that make up for each other on that text.
+    """
 
     prompts: Path | None = None
     method: RangeMethod = "mse"
     tokens: int = DEFAULT_CALIBRATION_TOKENS
+    rounding: Rounding = "compensated"
 
 
 @dataclass(frozen=True)
@@ -152,11 +156,12 @@ def _calibration(top: Section) -> CalibrationChoice:
     if top.values.get("calibration") is None:
         return CalibrationChoice()
     section = top.section("calibration")
-    section.only("prompts", "method", "tokens")
+    section.only("prompts", "method", "tokens", "rounding")
     return CalibrationChoice(
         prompts=_file(section, "prompts"),
         method=cast(RangeMethod, section.choice("method", get_args(RangeMethod), CalibrationChoice().method)),
         tokens=section.integer("tokens", 16, 1 << 20) or DEFAULT_CALIBRATION_TOKENS,
+        rounding=cast(Rounding, section.choice("rounding", get_args(Rounding), CalibrationChoice().rounding)),
     )
 
 

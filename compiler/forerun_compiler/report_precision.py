@@ -42,7 +42,7 @@ def summarize(rows: Sequence[LayerPrecision]) -> PrecisionReport:
 
 def precision_text(report: PrecisionReport) -> str:
     """A table of layers and one of totals."""
-    layers = [("part", "layer", "scheme", "parameters", "bytes", "share", "sensitivity", "why dense")]
+    layers = [("part", "layer", "scheme", "parameters", "bytes", "share", "sensitivity", "rounding", "why dense")]
     layers += [
         (
             row.part,
@@ -52,6 +52,7 @@ def precision_text(report: PrecisionReport) -> str:
             f"{row.bytes:,}",
             f"{_share(row.bytes, report.bytes):.1%}",
             "" if row.sensitivity is None else f"{row.sensitivity:.2g}",
+            row.rounding or "",
             row.reason or "",
         )
         for row in report.layers

@@ -14,6 +14,9 @@ ONNXRUNTIME, TENSORRT_RTX, TENSORRT = "onnxruntime", "tensorrt-rtx", "tensorrt"
 RangeMethod = Literal["absmax", "percentile", "mse"]
 """How the range of an activation follows from what calibration counted; see `activation_range.py`."""
 
+Rounding = Literal["compensated", "nearest"]
+"""How int4 codes are chosen: see `number_formats/error_compensation.py` and `number_formats/int4.py`."""
+
 _GPU = (TENSORRT_RTX, TENSORRT)
 
 

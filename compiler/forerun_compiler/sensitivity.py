@@ -60,3 +60,19 @@ def sensitivity(
     if below == 0.0:
         return Sensitivity(0.0 if above == 0.0 else math.inf, of)
     return Sensitivity(math.sqrt(above / below), of)
+
+
+def output_error(weight: npt.NDArray[Any], decoded: npt.NDArray[Any], moment: npt.NDArray[Any]) -> float:
+    """The relative error of the output of `decoded` [N,K] in place of `weight` for all second moments `moment` [K,K].
+
+    That is sqrt(tr(D H D^T) / tr(W H W^T)), nothing left out: where the errors of a row were chosen to make up for each
+    other their signs are not random, and the estimate of `sensitivity` would be far too large.
+    """
+    above = below = 0.0
+    for start in range(0, len(weight), _ROWS):
+        rows = weight[start : start + _ROWS]
+        changed = decoded[start : start + _ROWS] - rows
+        above += float(np.einsum("nk,nk->", changed @ moment, changed, dtype=np.float64))
+        below += float(np.einsum("nk,nk->", rows @ moment, rows, dtype=np.float64))
+    # A sum of squares that rounding may leave a little below 0.
+    return math.sqrt(max(above, 0.0) / below) if below > 0.0 else 0.0

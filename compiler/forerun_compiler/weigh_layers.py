@@ -12,8 +12,9 @@ from forerun_compiler.dialect import DOMAIN, Experts, Linear
 from forerun_compiler.number_formats import round_trip, stored_bytes
 from forerun_compiler.passes.assign_precision import Choice
 from forerun_compiler.passes.name_products import TARGET, products
+from forerun_compiler.passes.quantize_int4 import NEAREST, Rounded
 from forerun_compiler.precision_map import LayerPrecision
-from forerun_compiler.schemes import DENSE
+from forerun_compiler.schemes import DENSE, INT4_GROUPS, Rounding
 from forerun_compiler.sensitivity import sensitivity
 
 _LOOKED_UP = "an embedding: rows are looked up, not multiplied"
@@ -22,12 +23,13 @@ _REST = "norms, rotary tables and small constants"
 
 
 def weigh_layers(
-    model: ir.Model, choices: Sequence[Choice], calibration: Calibration | None
+    model: ir.Model, choices: Sequence[Choice], calibration: Calibration | None, rounded: Rounded = NEAREST
 ) -> tuple[LayerPrecision, ...]:
     """Return one row per linear layer, in graph order, then embeddings and experts, then one row for all else.
 
     `model` is the linked round with its float32 weights. A weight that several layers read in one scheme is counted at
-    the first of them, one that an embedding reads too at the embedding.
+    the first of them, one that an embedding reads too at the embedding. `rounded` are int4 layers whose codes were
+    chosen on text.
     """
     layers = {Linear.from_node(node).layer: node.inputs[1] for node in reversed(products(model))}
     counted = {value for value, reason in _others(model) if reason != _REST}
@@ -40,8 +42,16 @@ def weigh_layers(
         n, k = (int(size) for size in weight.const_value.shape.numpy())
         size = 0 if (weight, choice.scheme) in seen else stored_bytes(choice.scheme, n, k)
         seen.add((weight, choice.scheme))
-        error = None if choice.scheme == DENSE else _error(choice, weight, calibration)
-        rows.append(LayerPrecision(choice.layer, choice.part, choice.scheme, n * k, size, error, choice.reason))
+        found = rounded.get((choice.scheme, choice.layer))
+        if choice.scheme == DENSE:
+            error = None
+        else:
+            error = found.error if found is not None else _error(choice, weight, calibration)
+        rounding: Rounding | None = None
+        if choice.scheme in INT4_GROUPS:
+            rounding = "nearest" if found is None else "compensated"
+        row = LayerPrecision(choice.layer, choice.part, choice.scheme, n * k, size, error, choice.reason, rounding)
+        rows.append(row)
     return (*rows, *_dense_rows(model))
 
 

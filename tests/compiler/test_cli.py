@@ -192,7 +192,7 @@ def test_inspect_precision(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     assert list(found["totals"][0]) == ["part", "scheme", "layers", "parameters", "bytes", "share"]
     assert found["layers"][0] == {
         **{"layer": "target.q_proj", "part": "target", "scheme": "int8", "parameters": 10, "bytes": 11},
-        **{"sensitivity": 0.01, "reason": None},
+        **{"sensitivity": 0.01, "reason": None, "rounding": None},
     }
     map_file = tmp_path / "tiny" / "precision.json"
     map_file.write_bytes(map_file.read_bytes().replace(b"11", b"12"))

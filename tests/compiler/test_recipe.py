@@ -67,10 +67,14 @@ def test_precision_by_part_and_layer(tmp_path: Path) -> None:
 
 
 def test_an_engine_may_emulate(tmp_path: Path) -> None:
-    more = "precision: fp8\nengines:\n- {emulate: true, kernels: stock}\ncalibration: {method: absmax, tokens: 64}\n"
+    more = (
+        "precision: fp8\nengines:\n- {emulate: true, kernels: stock}\n"
+        "calibration: {method: absmax, tokens: 64, rounding: nearest}\n"
+    )
     recipe = load_recipe(write(tmp_path, GOOD + more))
     assert recipe.engines == (EngineTarget("onnxruntime", "cpu", "stock", emulate=True),)
-    assert recipe.calibration == CalibrationChoice(None, "absmax", 64)
+    assert recipe.calibration == CalibrationChoice(None, "absmax", 64, "nearest")
+    assert CalibrationChoice().rounding == "compensated"
 
 
 def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from forerun_compiler.errors import CalibrationError
-from forerun_compiler.sensitivity import Sensitivity, sensitivity
+from forerun_compiler.sensitivity import Sensitivity, output_error, sensitivity
 
 RNG = np.random.default_rng(3)
 N, K, ROWS = 700, 48, 20_000  # more weight rows than one step takes
@@ -62,3 +62,13 @@ def test_wrong_shapes_and_values_are_refused() -> None:
         sensitivity(weight, weight, np.ones(2))
     with pytest.raises(CalibrationError, match=r"expected finite weights and second moments, found inf or nan"):
         sensitivity(weight, weight * np.float32(np.nan), None)
+
+
+def test_with_all_moments_it_is_the_error_of_the_output_whatever_the_inputs() -> None:
+    weight = RNG.standard_normal((N, K)).astype(np.float32)
+    x = RNG.standard_normal((200, 9)) @ RNG.standard_normal((9, K))
+    decoded = rounded(weight)
+    direct = math.sqrt(np.square(x @ (decoded - weight).T).sum() / np.square(x @ weight.T).sum())
+    assert output_error(weight, decoded, (x.T @ x).astype(np.float32)) == pytest.approx(direct, rel=1e-4)
+    assert output_error(weight, weight, np.eye(K, dtype=np.float32)) == 0.0
+    assert output_error(weight, decoded, np.zeros((K, K), np.float32)) == 0.0

@@ -10,8 +10,9 @@ import pytest
 
 from forerun_compiler.activation_range import BINS, Calibration, LayerStatistics
 from forerun_compiler.manifest import Precision
-from forerun_compiler.number_formats import stored_bytes
+from forerun_compiler.number_formats import int4, stored_bytes
 from forerun_compiler.passes.assign_precision import Choice, assign_precision
+from forerun_compiler.passes.quantize_int4 import RoundedLayer
 from forerun_compiler.precision_map import LayerPrecision
 from forerun_compiler.weigh_layers import weigh_layers
 from tiny_pairs import pair
@@ -81,3 +82,15 @@ def test_layers_keep_the_order_of_the_graph() -> None:
     rows = weigh_layers(pair().linked.round, [replace(choice) for choice in made], None)
     assert [row.layer for row in rows][: len(made)] == [choice.layer for choice in made]
     assert rows[-1].layer == "other constants"
+
+
+def test_layers_that_were_rounded_on_text_say_so_and_how_well() -> None:
+    graph = pair().linked.round
+    made = choices(Precision(target="int4", drafter="int8"))
+    weight = np.zeros((96, 64), np.float32)
+    rows = weigh_layers(graph, made, None, {("int4", LAYER): RoundedLayer(int4.encode(weight, 128), 0.125)})
+    found = {row.layer: (row.rounding, row.sensitivity) for row in rows}
+    assert found[LAYER] == ("compensated", 0.125)
+    assert found["target.model.layers.1.mlp.up_proj"][0] == "nearest"
+    assert found["target.lm_head"] == (None, None)
+    assert found["drafter.layers.0.mlp.up_proj"][0] is None

@@ -76,7 +76,7 @@ def inspect(bundle: Path, check: bool, precision: bool, as_json: bool) -> None:
     Example:  build-engine inspect artifacts/demo
     JSON:     the keys of manifest.json (artifacts/README.md), without the seal; with --precision
               bytes, totals [{part, scheme, layers, parameters, bytes, share}],
-              layers [{layer, part, scheme, parameters, bytes, sensitivity, reason}]
+              layers [{layer, part, scheme, parameters, bytes, sensitivity, reason, rounding}]
     """
     from forerun_compiler import report, report_precision
     from forerun_compiler.bundle import check_bundle, check_file, read_manifest

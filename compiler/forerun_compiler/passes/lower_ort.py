@@ -22,7 +22,7 @@ from forerun_compiler.passes.lower_linear import lower_linear
 from forerun_compiler.passes.ordered_passes import Pass, run_passes
 from forerun_compiler.passes.own_attention import own_attention
 from forerun_compiler.passes.own_block_attention import own_block_attention
-from forerun_compiler.passes.quantize_int4 import quantize_int4
+from forerun_compiler.passes.quantize_int4 import NEAREST, Rounded, quantize_int4
 from forerun_compiler.passes.quantize_int8 import quantize_int8
 from forerun_compiler.passes.quantize_int8_static import quantize_int8_static
 from forerun_compiler.passes.spell_out_caches import spell_out_caches
@@ -39,11 +39,14 @@ _INTO_PRODUCTS = (
 _RECURRENCES = Pass("fuse recurrences", fuse_recurrence, must_fire=False)
 
 
-def passes_for(engine: EngineTarget) -> tuple[Pass, ...]:
-    """Return the ordered passes for an engine entry of a recipe: its kernels decide the form of some schemes."""
+def passes_for(engine: EngineTarget, rounded: Rounded = NEAREST) -> tuple[Pass, ...]:
+    """Return the ordered passes for an engine entry of a recipe: its kernels decide the form of some schemes.
+
+    `rounded` are int4 layers whose codes are chosen already.
+    """
     stock = engine.kernels == "stock"
     int8 = partial(quantize_int8, form="stock" if stock else "forerun")
-    int4 = partial(quantize_int4, form="onnxruntime" if stock else "forerun")
+    int4 = partial(quantize_int4, form="onnxruntime" if stock else "forerun", rounded=rounded)
     return (
         # Models that store Q, K and V, or gate and up, as one weight have nothing to stack.
         Pass("stack products", stack_products, must_fire=False),

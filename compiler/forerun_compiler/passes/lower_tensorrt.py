@@ -20,7 +20,7 @@ from forerun_compiler.passes.lower_experts import lower_experts
 from forerun_compiler.passes.lower_linear import lower_linear, lower_linear_as_stored
 from forerun_compiler.passes.ordered_passes import Pass, run_passes
 from forerun_compiler.passes.quantize_fp8 import quantize_fp8
-from forerun_compiler.passes.quantize_int4 import quantize_int4
+from forerun_compiler.passes.quantize_int4 import NEAREST, Rounded, quantize_int4
 from forerun_compiler.passes.quantize_int8_static import quantize_int8_static
 from forerun_compiler.passes.quantize_nvfp4 import quantize_nvfp4
 from forerun_compiler.passes.scatter_states import scatter_states
@@ -33,10 +33,11 @@ IR_VERSION = 11
 """The first that has initializers of four bits in floating point."""
 
 
-def passes_for(dtype: str, narrower: bool) -> tuple[Pass, ...]:
+def passes_for(dtype: str, narrower: bool, rounded: Rounded = NEAREST) -> tuple[Pass, ...]:
     """Return the ordered passes for an engine that computes in `dtype` where a layer's scheme says nothing else.
 
-    `narrower`: decoding runs may have fewer rows than the widest (tensorrt_attention).
+    `narrower`: decoding runs may have fewer rows than the widest (tensorrt_attention); `rounded` are int4 layers whose
+    codes are chosen already.
     """
     return (
         Pass("flatten branches", flatten_branches, must_fire=True),
@@ -52,7 +53,7 @@ def passes_for(dtype: str, narrower: bool) -> tuple[Pass, ...]:
         Pass("quantize fp8", quantize_fp8, must_fire=False),
         Pass("quantize nvfp4", lambda model: quantize_nvfp4(model, "standard"), must_fire=False),
         Pass("quantize int8-static", quantize_int8_static, must_fire=False),
-        Pass("quantize int4", lambda model: quantize_int4(model, "standard"), must_fire=False),
+        Pass("quantize int4", lambda model: quantize_int4(model, "standard", rounded), must_fire=False),
         Pass("turn codes", _codes_of_one_row, must_fire=False),
         # All layers but a drafter's `fc` may be quantized.
         Pass("lower dense products", _dense_products, must_fire=False),

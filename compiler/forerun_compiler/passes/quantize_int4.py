@@ -9,6 +9,9 @@ into its GEMM (32 or 128 inputs, on compute capability 8.0 and above), and refus
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -25,12 +28,28 @@ from forerun_compiler.schemes import INT4_GROUPS
 
 Form = Literal["forerun", "onnxruntime", "standard"]
 
+
+@dataclass(frozen=True)
+class RoundedLayer:
+    """A layer's codes and scales, and the relative error of its output on the text that they were chosen for."""
+
+    encoded: int4.Int4Weight
+    error: float
+
+
+Rounded = Mapping[tuple[str, str], RoundedLayer]
+"""By scheme and layer."""
+NEAREST: Rounded = MappingProxyType({})
+"""All layers to the nearest."""
+
 INT8_ACTIVATIONS = 4
 """MatMulNBits' accuracy_level: activations in int8, quantized by row and block, sums in int32."""
 
 
-def quantize_int4(model: ir.Model, form: Form = "forerun") -> int:
+def quantize_int4(model: ir.Model, form: Form = "forerun", rounded: Rounded = NEAREST) -> int:
     """Lower every Linear of the int4 schemes; return how many there were.
+
+    Layers in `rounded` have its codes and scales, all others are rounded to the nearest.
 
     Raises:
         PassError: a weight is not finite or not a constant, or the standard form has a group that K does not fill.
@@ -39,7 +58,7 @@ def quantize_int4(model: ir.Model, form: Form = "forerun") -> int:
     count = 0
     for scheme, group in INT4_GROUPS.items():
         for weight in weights_of(model, scheme):
-            lower(weight, _encode(weight, group), group)
+            lower(weight, _encode(weight, group, rounded), group)
             count += len(weight.products)
     domain = {"forerun": OPERATORS, "onnxruntime": CONTRIB}.get(form)
     if count and domain is not None:
@@ -47,9 +66,19 @@ def quantize_int4(model: ir.Model, form: Form = "forerun") -> int:
     return count
 
 
-def _encode(weight: Weight, group: int) -> int4.Int4Weight:
+def _encode(weight: Weight, group: int, rounded: Rounded) -> int4.Int4Weight:
     """Return the codes and scales that all forms store."""
-    return int4.encode(weight.array, group, weight.where)
+    linear = weight.products[0].linear
+    # A stacked product carries the names of its layers.
+    parts = [rounded.get((linear.scheme, layer)) for layer in linear.layer.split(",")]
+    chosen = [part.encoded for part in parts if part is not None]
+    if len(chosen) < len(parts):
+        return int4.encode(weight.array, group, weight.where)
+    return int4.Int4Weight(
+        np.concatenate([part.codes for part in chosen]),
+        np.concatenate([part.scale for part in chosen]),
+        chosen[0].columns,
+    )
 
 
 def _as_own_operator(weight: Weight, encoded: int4.Int4Weight, group: int) -> None:

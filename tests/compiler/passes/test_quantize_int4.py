@@ -15,12 +15,13 @@ from forerun_compiler.errors import PassError
 from forerun_compiler.graph import remove_unused
 from forerun_compiler.number_formats import int4
 from forerun_compiler.number_formats.linear_int4 import linear_int4
-from forerun_compiler.passes.quantize_int4 import Form, packed, quantize_int4
+from forerun_compiler.passes.quantize_int4 import Form, RoundedLayer, packed, quantize_int4
 from forerun_compiler.schemes import INT4_GROUPS
-from hand_graphs import Array, op_types, run
+from hand_graphs import FLOAT, Array, constant, make_model, op_types, run
 from linear_graphs import (
     close,
     expected,
+    linear,
     product_in_a_branch,
     random_inputs,
     random_weight,
@@ -157,3 +158,30 @@ def test_weights_that_are_not_finite_are_refused() -> None:
     weight[5, 7] = np.nan
     with pytest.raises(PassError, match=r"layer target\.p, target\.q \(int4-group32\): .* nan at \[5, 7\]"):
         quantize_int4(two_products(weight, "int4-group32"), "onnxruntime")
+
+
+def test_codes_that_are_chosen_already_are_stored() -> None:
+    weight, feeds = random_weight(k=72), random_inputs(k=72)
+    chosen = int4.encode(weight + np.float32(0.5), 32)
+    model = two_products(weight, "int4-group32")
+    layers = dict.fromkeys([("int4-group32", "target.p"), ("int4-group32", "target.q")], RoundedLayer(chosen, 0.1))
+    assert quantize_int4(model, rounded=layers) == 2
+    found = run(model, feeds)
+    np.testing.assert_array_equal(found["p"], linear_int4(feeds["a"], chosen.rows(), chosen.scale, 32))
+
+
+def test_a_stack_takes_the_codes_of_its_layers_or_none() -> None:
+    upper, lower = random_weight(k=72), random_weight(k=72) * np.float32(2)
+    chosen = [int4.encode(weight + np.float32(0.5), 32) for weight in (upper, lower)]
+    layers = ["target.up", "target.gate"]
+    rounded = {("int4-group32", name): RoundedLayer(each, 0.1) for name, each in zip(layers, chosen, strict=True)}
+    feeds = {"x": random_inputs(k=72)["a"]}
+    for given in (rounded, {("int4-group32", "target.up"): rounded["int4-group32", "target.up"]}):
+        x = ir.val("x", FLOAT, [1, "T", 72])
+        product = linear(x, constant("w", np.concatenate([upper, lower])), "y", "int4-group32")
+        product.attributes["layer"] = ir.AttrString("layer", ",".join(layers))
+        model = make_model([x], [product], list(product.outputs))
+        assert quantize_int4(model, rounded=given) == 1
+        parts = chosen if given is rounded else [int4.encode(np.concatenate([upper, lower]), 32)]
+        codes, scale = np.concatenate([p.rows() for p in parts]), np.concatenate([p.scale for p in parts])
+        np.testing.assert_array_equal(run(model, feeds)["y"], linear_int4(feeds["x"], codes, scale, 32))
