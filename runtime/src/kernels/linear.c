@@ -54,7 +54,7 @@ size_t fr_linear_begin(fr_linear *it) {
     it->columns_per_part = column_bytes < PART_BYTES ? ceil_div(PART_BYTES, column_bytes) : 1;
     it->columns_per_part += it->gated ? it->columns_per_part % 2 : 0; /* gates and values stay together */
     it->parts = it->rows == 0 ? 0 : ceil_div(columns, it->columns_per_part);
-    atomic_init(&it->next_row, 0);
+    atomic_init(&it->next_batch, 0);
     atomic_init(&it->rows_done, 0);
     return it->parts;
 }
@@ -63,13 +63,6 @@ size_t fr_linear_begin(fr_linear *it) {
 static size_t batch_start(const fr_linear *it, size_t batch) {
     size_t extra = it->rows % it->batches;
     return batch * (it->rows / it->batches) + (batch < extra ? batch : extra);
-}
-
-static size_t batch_of(const fr_linear *it, size_t row) {
-    size_t batch = 0;
-    while (batch_start(it, batch + 1) <= row)
-        batch++;
-    return batch;
 }
 
 /* Group by group: the last one takes what is left of its block, too. The codes of `rows` rows lie four by four in turn,
@@ -85,13 +78,13 @@ static void encode(const fr_linear *it, const float *x, float inverse, int8_t *c
     }
 }
 
-static void quantize(fr_linear *it, size_t row) {
+static void quantize(fr_linear *it, size_t row, size_t batch) {
     const float *x = it->x + row * it->k;
     if (it->norm != NULL) {
         it->path->steps->normalize(x, it->norm, it->k, it->epsilon, it->normalized + row * it->k);
         x = it->normalized + row * it->k;
     }
-    size_t padded = blocks_of(it) * FR_LINEAR_INPUTS, batch = batch_of(it, row);
+    size_t padded = blocks_of(it) * FR_LINEAR_INPUTS;
     size_t first = batch_start(it, batch), count = batch_start(it, batch + 1) - first;
     size_t in_turn = it->path->row_major ? 1 : count;
     int8_t *codes = it->codes + first * padded + (row - first) * (it->path->row_major ? padded : 4);
@@ -111,14 +104,17 @@ static void quantize(fr_linear *it, size_t row) {
     }
 }
 
-/* Every thread that comes takes rows until none is left, then waits for those that others still work on. */
+/* Every thread that comes takes rows until none is left, then waits for those that others still work on. It takes a
+ * whole batch: the codes of its rows share cache lines, which two threads would take from each other at every write. */
 static void quantize_rows(fr_linear *it) {
     if (atomic_load_explicit(&it->rows_done, memory_order_acquire) == it->rows)
         return;
-    size_t row;
-    while ((row = atomic_fetch_add_explicit(&it->next_row, 1, memory_order_relaxed)) < it->rows) {
-        quantize(it, row);
-        atomic_fetch_add_explicit(&it->rows_done, 1, memory_order_release);
+    size_t batch;
+    while ((batch = atomic_fetch_add_explicit(&it->next_batch, 1, memory_order_relaxed)) < it->batches) {
+        const size_t first = batch_start(it, batch), end = batch_start(it, batch + 1);
+        for (size_t row = first; row < end; row++)
+            quantize(it, row, batch);
+        atomic_fetch_add_explicit(&it->rows_done, end - first, memory_order_release);
     }
     for (int spins = 0; atomic_load_explicit(&it->rows_done, memory_order_acquire) != it->rows; spins++)
         if (spins > 1000) /* longer than any row takes: the other thread lost its processor */

@@ -112,7 +112,7 @@ typedef struct fr_linear {
     size_t groups;  /* of inputs */
     size_t batches; /* of rows: as many as one call of multiply takes */
     size_t parts, columns_per_part;
-    atomic_size_t next_row, rows_done;
+    atomic_size_t next_batch, rows_done;
 } fr_linear;
 
 size_t fr_linear_packed(const fr_linear_format *format, size_t n, size_t k);
