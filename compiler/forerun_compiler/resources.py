@@ -11,6 +11,7 @@ from pathlib import Path
 from forerun_compiler.checkpoint_files import count_parameters
 from forerun_compiler.errors import ResourceError
 from forerun_compiler.recipe import Recipe
+from forerun_compiler.schemes import INT4_GROUPS
 
 GIB = 1 << 30
 _BYTES_PER_WEIGHT = 4  # float32
@@ -22,6 +23,9 @@ _BASE_SECONDS, _SECONDS_PER_GIB = 20.0, 30.0
 # Calibration runs the float32 graph from a temporary file: a pair of 143 M parameters (0.53 GiB) had its peak at
 # 2.24 GiB, 2.7 times its weights, and took a minute more.
 _CALIBRATED_RAM_PER_BYTE, _CALIBRATED_SECONDS_PER_GIB = 3.0, 120.0
+# Rounding int4 on text holds the second moments of inputs, about as many bytes as the weights but no more than the
+# budget of `second_moments.py`, and a byte for each code; it reads twice as much text.
+_MOMENTS_RAM, _CODES_RAM_PER_BYTE, _ROUNDED_SECONDS_PER_GIB = 2 * GIB, 0.25, 240.0
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,16 @@ def estimate(recipe: Recipe) -> Needs:
     parameters = count_parameters(recipe.target) + count_parameters(recipe.drafter)
     weights = parameters * _BYTES_PER_WEIGHT
     calibrated = recipe.precision.is_quantized
+    ram = _BASE_RAM + int((_CALIBRATED_RAM_PER_BYTE if calibrated else _RAM_PER_BYTE) * weights)
+    seconds = _BASE_SECONDS + (_CALIBRATED_SECONDS_PER_GIB if calibrated else _SECONDS_PER_GIB) * weights / GIB
+    if recipe.calibration.rounding == "compensated" and INT4_GROUPS.keys() & {*recipe.precision.schemes}:
+        ram += min(weights, _MOMENTS_RAM) + int(_CODES_RAM_PER_BYTE * weights)
+        seconds += _ROUNDED_SECONDS_PER_GIB * weights / GIB
     return Needs(
         parameters=parameters,
-        ram=_BASE_RAM + int((_CALIBRATED_RAM_PER_BYTE if calibrated else _RAM_PER_BYTE) * weights),
+        ram=ram,
         disk=_BASE_DISK + weights,
-        seconds=_BASE_SECONDS + (_CALIBRATED_SECONDS_PER_GIB if calibrated else _SECONDS_PER_GIB) * weights / GIB,
+        seconds=seconds,
         scratch=weights if calibrated else 0,
     )
 

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import tiny_pairs
+from forerun_compiler import resources
 from forerun_compiler.errors import ResourceError
-from forerun_compiler.resources import GIB, Machine, Needs, available_memory, check_fits, in_gib, this_machine
+from forerun_compiler.manifest import Precision
+from forerun_compiler.recipe import CalibrationChoice
+from forerun_compiler.resources import (
+    GIB,
+    Machine,
+    Needs,
+    available_memory,
+    check_fits,
+    estimate,
+    in_gib,
+    this_machine,
+)
 
 
 def make_proc(folder: Path, available_kib: int, membership: str) -> Path:
@@ -81,3 +95,18 @@ def test_this_machine_has_something(tmp_path: Path) -> None:
 
 def test_sizes_for_people() -> None:
     assert (in_gib(3 * GIB // 2), in_gib(5 << 20)) == ("1.5 GiB", "5 MiB")
+
+
+def test_rounding_on_text_needs_room_for_second_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "count_parameters", lambda _: 10**8)
+    made = tiny_pairs.recipe(Path("target"), Path("drafter"))
+    by_scheme = {
+        scheme: estimate(replace(made, precision=Precision(target=scheme)))
+        for scheme in ("int8", "int4", "int4-group32")
+    }
+    assert by_scheme["int4"] == by_scheme["int4-group32"]
+    weights = 2 * 10**8 * 4
+    assert by_scheme["int4"].ram - by_scheme["int8"].ram == weights + weights // 4
+    assert by_scheme["int4"].seconds > by_scheme["int8"].seconds
+    nearest = replace(made, precision=Precision(target="int4"), calibration=CalibrationChoice(rounding="nearest"))
+    assert estimate(nearest) == by_scheme["int8"]
