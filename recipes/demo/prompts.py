@@ -1,6 +1,7 @@
 """Write the demo's held-out prompts: pieces of whole lines from modules that training never saw.
 
 python recipes/demo/prompts.py                    # writes recipes/demo/prompts.jsonl
+python recipes/demo/prompts.py --of-training --output recipes/demo/calibration.jsonl     # text to round int4 weights on
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=96)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--of-training", action="store_true", help="from the modules that training saw")
     parser.add_argument("--output", type=Path, default=HERE / "prompts.jsonl")
     args = parser.parse_args()
     rng = np.random.default_rng(args.seed)
-    held_out = list(modules(held_out=True))
+    held_out = list(modules(held_out=not args.of_training))
     rows: list[dict[str, str]] = []
     while len(rows) < args.count:
         name, text = held_out[int(rng.integers(len(held_out)))]
