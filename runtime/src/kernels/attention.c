@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+enum { LINE = 64 /* bytes of a line of the cache */ };
+
 size_t fr_attention_paths(const fr_attention_path *out[FR_ATTENTION_MAX_PATHS]) {
     static const fr_attention_path *const all[] = {
 #if defined(__x86_64__)
@@ -36,16 +38,10 @@ static size_t last_key(const fr_attention *it, size_t token) {
     return it->nodes > 0 ? fr_smaller(end, fr_attention_tail(it)) : end;
 }
 
-/* The cache row where the block begins that this thread will probably read next: of the same head, then of the next. */
-static size_t next_block(const fr_attention *it, size_t head, size_t start, size_t end) {
-    if (start + FR_ATTENTION_KEYS < end)
-        return head * it->capacity + start + FR_ATTENTION_KEYS;
-    return (head + 1 < it->kv_heads ? head + 1 : head) * it->capacity;
-}
-
-/* A block of keys: its cache rows at..at+keys-1, those that will be read next, and its first key. */
+/* A block of keys: its cache rows at..at+keys-1 and its first key; of the keys that this thread will probably read
+ * next, those of the same head or else of the next one, the cache rows. */
 typedef struct key_block {
-    size_t at, keys, next, start;
+    size_t at, keys, start, next, next_keys;
 } key_block;
 
 /* What a row sees of a block; false where that is nothing. */
@@ -57,12 +53,13 @@ static int see(const fr_attention *it, const key_block *block, size_t token, fr_
     return from < to;
 }
 
-/* What a path fetches ahead while it computes: codes are fetched where they are widened, and `none` here. */
-static const float *ahead(const fr_attention *it, const fr_attention_cache *cache, size_t next, const float *none) {
-    return cache->scales == NULL ? (const float *)cache->rows + next * it->dim : none;
+static fr_attention_ahead ahead(const fr_attention *it, const fr_attention_cache *cache, size_t at, size_t count) {
+    const size_t size = it->dim * (cache->scales != NULL ? sizeof(int8_t) : sizeof(float));
+    return (fr_attention_ahead){(const char *)cache->rows + at * size, (count * size + LINE - 1) / LINE};
 }
 
-/* The part's rows over one block. Those that see something of it are one run of rows, but for a tree with a window. */
+/* The part's rows over one block: the values are fetched while the scores are computed, and the next keys while the
+ * values are added. Rows that see something of it are one run of rows, but for a tree with a window. */
 static void attend_block(const fr_attention *it, fr_attention_part *mine, const key_block *block) {
     float turned[FR_ATTENTION_KEYS * FR_ATTENTION_MAX_DIM], scores[FR_ATTENTION_ROWS * FR_ATTENTION_KEYS];
     float room[FR_ATTENTION_KEYS * FR_ATTENTION_MAX_DIM];
@@ -77,17 +74,13 @@ static void attend_block(const fr_attention *it, fr_attention_part *mine, const 
         const size_t count = i - first;
         float *acc = mine->acc + first * dim;
         if (!is_turned)
-            it->path->turn_keys(fr_attention_read(it, &it->k, block->at, block->keys, block->next, room), block->keys,
-                                dim, turned);
+            it->path->turn_keys(fr_attention_read(it, &it->k, block->at, block->keys, room), block->keys, dim, turned);
         is_turned = 1;
-        it->path->score(mine->q + first * dim, count, dim, turned, block->keys, ahead(it, &it->k, block->next, turned),
-                        scores);
-        for (size_t row = 0; row < count; row++)
-            it->path->weigh(scores + row * FR_ATTENTION_KEYS, &mine->rows[first + row], it->softcap, acc + row * dim,
-                            dim);
-        const fr_attention_values values = {fr_attention_read(it, &it->v, block->at, block->keys, block->next, room),
-                                            ahead(it, &it->v, block->next, turned), dim};
-        it->path->add(scores, mine->rows + first, count, &values, acc);
+        it->path->score(mine->q + first * dim, count, dim, turned, block->keys,
+                        ahead(it, &it->v, block->at, block->keys), scores);
+        it->path->weigh(scores, mine->rows + first, count, it->softcap, acc, dim);
+        it->path->add(scores, mine->rows + first, count, fr_attention_read(it, &it->v, block->at, block->keys, room),
+                      dim, ahead(it, &it->k, block->next, block->next_keys), acc);
     }
 }
 
@@ -98,10 +91,12 @@ static void attend_blocks(const fr_attention *it, fr_attention_part *mine, size_
     /* No token has a position before that of the first, or of the first node. */
     size_t start = fr_attention_first_key(it, it->position + fr_smaller(first, fr_attention_trunk(it)));
     for (start -= start % FR_ATTENTION_KEYS; start < end; start += FR_ATTENTION_KEYS) {
-        const key_block block = {.at = head * it->capacity + start,
-                                 .keys = fr_smaller(FR_ATTENTION_KEYS, end - start),
-                                 .next = next_block(it, head, start, end),
-                                 .start = start};
+        key_block block = {
+            .at = head * it->capacity + start, .keys = fr_smaller(FR_ATTENTION_KEYS, end - start), .start = start};
+        block.next = block.at + FR_ATTENTION_KEYS, block.next_keys = end - start - block.keys;
+        if (block.next_keys == 0 && head + 1 < it->kv_heads)
+            block.next = (head + 1) * it->capacity, block.next_keys = end;
+        block.next_keys = fr_smaller(FR_ATTENTION_KEYS, block.next_keys);
         attend_block(it, mine, &block);
     }
 }
@@ -125,8 +120,7 @@ void fr_attention_attend(const fr_attention *it, size_t part) {
         fr_attention_attend_tail(it, &mine, head);
     for (size_t i = 0; i < mine.count; i++) {
         size_t r = mine.first + i;
-        float *out = it->out + (r / group * it->heads + head * group + r % group) * dim;
-        for (size_t d = 0; d < dim; d++)
-            out[d] = mine.acc[i * dim + d] / mine.rows[i].sum;
+        it->path->finish(mine.acc + i * dim, mine.rows[i].sum, dim,
+                         it->out + (r / group * it->heads + head * group + r % group) * dim);
     }
 }

@@ -60,11 +60,11 @@ typedef struct fr_attention_row {
     size_t from, to; /* the keys of the block that it sees, from < to <= 64 */
 } fr_attention_row;
 
-/* The values of a block of keys [64][dim], and those that will be read after them. */
-typedef struct fr_attention_values {
-    const float *now, *next;
-    size_t dim;
-} fr_attention_values;
+/* Lines of memory that will be read next, which a step fetches while it computes. */
+typedef struct fr_attention_ahead {
+    const char *at;
+    size_t lines; /* of 64 bytes */
+} fr_attention_ahead;
 
 /* One way to compute the steps. */
 typedef struct fr_attention_path {
@@ -73,19 +73,21 @@ typedef struct fr_attention_path {
     void (*prepare)(const fr_attention_turn *turn, size_t dim, const float *restrict x, float *restrict y);
     /* Row x [dim] to codes; returns its scale. */
     float (*encode)(const float *x, size_t dim, int8_t *codes);
-    /* out [count][dim] = codes [count][dim] * scales [count]. `next` are the codes that will be read after these. */
-    void (*widen)(const int8_t *codes, const float *scales, size_t count, size_t dim, const int8_t *next, float *out);
+    /* out [count][dim] = codes [count][dim] * scales [count]. */
+    void (*widen)(const int8_t *codes, const float *scales, size_t count, size_t dim, float *out);
     /* Turns `count` keys [count][dim] to [dim][64], zero beyond count. */
     void (*turn_keys)(const float *k, size_t count, size_t dim, float *turned);
-    /* q [rows][dim] by turned keys -> scores [rows][64], at least the first `count` of each row. `next` are the keys
-     * that will be turned after these. */
-    void (*score)(const float *q, size_t rows, size_t dim, const float *turned, size_t count, const float *next,
+    /* q [rows][dim] by turned keys -> scores [rows][64], at least the first `count` of each row. */
+    void (*score)(const float *q, size_t rows, size_t dim, const float *turned, size_t count, fr_attention_ahead next,
                   float *scores);
-    /* Scores [64] become weights, zero where the row does not see; corrects the row's sum and acc [dim]. */
-    void (*weigh)(float *scores, fr_attention_row *row, float softcap, float *acc, size_t dim);
-    /* acc [rows][dim] += weights [rows][64] by the values of the keys that each row sees. */
-    void (*add)(const float *weights, const fr_attention_row *rows, size_t count, const fr_attention_values *v,
-                float *acc);
+    /* Scores [count][64] become weights, zero where the row does not see; corrects the rows' sums and acc [count][dim].
+     */
+    void (*weigh)(float *scores, fr_attention_row *rows, size_t count, float softcap, float *acc, size_t dim);
+    /* acc [count][dim] += weights [count][64] by the values v [64][dim] of the keys that each row sees. */
+    void (*add)(const float *weights, const fr_attention_row *rows, size_t count, const float *v, size_t dim,
+                fr_attention_ahead next, float *acc);
+    /* out [dim] = acc / sum. */
+    void (*finish)(const float *acc, float sum, size_t dim, float *out);
 } fr_attention_path;
 
 /* The paths that this processor has, fastest first; the last one needs nothing. */

@@ -87,10 +87,9 @@ void fr_attention_write(const fr_attention *it, size_t part) {
 }
 
 const float *fr_attention_read(const fr_attention *it, const fr_attention_cache *cache, size_t at, size_t count,
-                               size_t next, float *room) {
+                               float *room) {
     if (cache->scales == NULL)
         return (const float *)cache->rows + at * it->dim;
-    const int8_t *codes = cache->rows;
-    it->path->widen(codes + at * it->dim, cache->scales + at, count, it->dim, codes + next * it->dim, room);
+    it->path->widen((const int8_t *)cache->rows + at * it->dim, cache->scales + at, count, it->dim, room);
     return room;
 }

@@ -47,9 +47,9 @@ void fr_attention_prepare(const fr_attention *it, size_t position, const float *
                           float *y);
 
 /* The values of `count` rows of a cache, [count][dim] from row `at` of all heads' rows: where they lie, or widened to
- * `room`. `next` is the row that will be read after these. */
+ * `room`. */
 const float *fr_attention_read(const fr_attention *it, const fr_attention_cache *cache, size_t at, size_t count,
-                               size_t next, float *room);
+                               float *room);
 
 /* The query rows of one part and their state, rows[] in the order of r. */
 typedef struct fr_attention_part {

@@ -4,25 +4,34 @@
  * Sums are kept in sixteen parts whatever LANES is, so that the paths differ by MADD alone. */
 #include "attention_rows_path.h"
 
-#include <math.h>
+#include "attention_weigh_path.h"
 
-enum { ROWS = 4 };
-
-/* The share of one tile of rows in fetching what will be read next: the lines first, first + step, ... of each step.
- * All tiles together fetch it once, evenly over their time, so that memory is read on while they compute. */
+/* What one tile of rows fetches of what will be read next: `lines` in every step of which no bit of `mask` is set. All
+ * tiles together fetch it once, evenly over their time: a processor drops what is asked for faster than it comes. */
 typedef struct share {
-    const float *next;
-    size_t first, step;
+    const char *at, *end;
+    size_t lines, mask;
 } share;
 
-INLINE share share_of(const float *next, size_t row, size_t rows) {
-    size_t tiles = (rows + ROWS - 1) / ROWS;
-    return (share){next, row / ROWS, tiles < 4 ? tiles : 4}; /* four lines: of 64 keys, or of 64 dims */
+/* Of tile number `tile` of `tiles`, which take `steps` each. */
+INLINE share share_of(fr_attention_ahead ahead, size_t tile, size_t tiles, size_t steps) {
+    const size_t lines = (ahead.lines + tiles - 1) / tiles;
+    const char *at = ahead.at + tile * lines * LINE, *end = ahead.at + ahead.lines * LINE;
+    size_t gap = 1;
+    while (lines > 0 && 2 * gap * lines <= steps)
+        gap *= 2;
+    return (share){at, at + lines * LINE < end ? at + lines * LINE : end, (lines + steps - 1) / steps, gap - 1};
+}
+
+INLINE void fetch_some(share *it, size_t step) {
+    if ((step & it->mask) == 0)
+        for (size_t i = 0; i < it->lines && it->at < it->end; i++, it->at += LINE)
+            FETCH(it->at);
 }
 
 /* TILE vectors of keys by `rows` rows; `rows` is a constant where this is inlined, so that the sums stay in registers.
  */
-INLINE void score_tile(const float *q, size_t dim, const float *turned, float *scores, share ahead, size_t rows) {
+INLINE void score_tile(const float *q, size_t dim, const float *turned, float *scores, share *ahead, size_t rows) {
     vec sums[ROWS][TILE];
 #pragma GCC unroll 4
     for (size_t row = 0; row < rows; row++)
@@ -34,8 +43,7 @@ INLINE void score_tile(const float *q, size_t dim, const float *turned, float *s
 #pragma GCC unroll 4
         for (size_t i = 0; i < TILE; i++)
             keys[i] = load(turned + i * LANES);
-        for (size_t i = ahead.first; i < KEYS / LINE; i += ahead.step)
-            FETCH(ahead.next + d * KEYS + i * LINE);
+        fetch_some(ahead, d);
 #pragma GCC unroll 4
         for (size_t row = 0; row < rows; row++) {
             const vec x = all(q[row * dim + d]);
@@ -51,69 +59,33 @@ INLINE void score_tile(const float *q, size_t dim, const float *turned, float *s
             store(scores + row * KEYS + i * LANES, sums[row][i]);
 }
 
-TARGET static void score(const float *q, size_t rows, size_t dim, const float *turned, size_t count, const float *next,
-                         float *scores) {
+TARGET static void score(const float *q, size_t rows, size_t dim, const float *turned, size_t count,
+                         fr_attention_ahead next, float *scores) {
+    const size_t tiles = (rows + ROWS - 1) / ROWS * ((count + TILE * LANES - 1) / (TILE * LANES));
+    size_t tile = 0;
     for (size_t key = 0; key < count; key += TILE * LANES)
-        for (size_t row = 0; row < rows; row += ROWS) {
+        for (size_t row = 0; row < rows; row += ROWS, tile++) {
             const float *x = q + row * dim;
             float *y = scores + row * KEYS + key;
-            share ahead = share_of(next, row, rows);
-            if (key > 0)
-                ahead.first = KEYS;
+            share ahead = share_of(next, tile, tiles, dim);
             switch (rows - row) {
             case 1:
-                score_tile(x, dim, turned + key, y, ahead, 1);
+                score_tile(x, dim, turned + key, y, &ahead, 1);
                 break;
             case 2:
-                score_tile(x, dim, turned + key, y, ahead, 2);
+                score_tile(x, dim, turned + key, y, &ahead, 2);
                 break;
             case 3:
-                score_tile(x, dim, turned + key, y, ahead, 3);
+                score_tile(x, dim, turned + key, y, &ahead, 3);
                 break;
             default:
-                score_tile(x, dim, turned + key, y, ahead, 4);
+                score_tile(x, dim, turned + key, y, &ahead, 4);
             }
         }
 }
 
-/* All ones where key number `first` + lane is in from..to-1. */
-INLINE ints seen(const fr_attention_row *row, size_t first) {
-    ints key;
-    for (int lane = 0; lane < LANES; lane++)
-        key[lane] = lane;
-    key += (int32_t)first;
-    return (key >= (int32_t)row->from) & (key < (int32_t)row->to);
-}
-
-TARGET static void weigh(float *scores, fr_attention_row *row, float softcap, float *acc, size_t dim) {
-    size_t start = row->from / LANES * LANES; /* vectors without a key that it sees are not touched */
-    vec peaks = all(row->largest);
-    for (size_t i = start; i < row->to; i += LANES) {
-        vec x = load(scores + i);
-        if (softcap > 0.0f) {
-            x = softcap * tangent(x / softcap);
-            store(scores + i, x);
-        }
-        x = choose(seen(row, i), x, all(-INFINITY));
-        peaks = choose(x > peaks, x, peaks);
-    }
-    const float largest = peak(peaks);
-    vec sums[PARTS / LANES] = {{0}};
-    for (size_t i = start; i < row->to; i += LANES) {
-        vec weights = exponential(load(scores + i) - largest);
-        weights = (vec)((ints)weights & seen(row, i));
-        sums[i / LANES % (PARTS / LANES)] += weights;
-        store(scores + i, weights);
-    }
-    float correction = exponential(all(row->largest - largest))[0];
-    row->largest = largest;
-    row->sum = row->sum * correction + total(sums);
-    for (size_t i = 0; i < dim; i += LANES)
-        store(acc + i, load(acc + i) * correction);
-}
-
 /* `vectors` vectors of the values of the keys from..to-1 by `rows` rows, both constants where this is inlined. */
-INLINE void add_tile(const float *weights, size_t from, size_t to, const float *v, size_t dim, float *acc, share ahead,
+INLINE void add_tile(const float *weights, size_t from, size_t to, const float *v, size_t dim, float *acc, share *ahead,
                      size_t rows, size_t vectors) {
     vec sums[ROWS][TILE];
 #pragma GCC unroll 4
@@ -126,8 +98,7 @@ INLINE void add_tile(const float *weights, size_t from, size_t to, const float *
 #pragma GCC unroll 4
         for (size_t i = 0; i < vectors; i++)
             values[i] = load(v + key * dim + i * LANES);
-        for (size_t i = ahead.first; i * LINE < vectors * LANES; i += ahead.step)
-            FETCH(ahead.next + key * dim + i * LINE);
+        fetch_some(ahead, key);
 #pragma GCC unroll 4
         for (size_t row = 0; row < rows; row++) {
             const vec weight = all(weights[row * KEYS + key]);
@@ -143,20 +114,20 @@ INLINE void add_tile(const float *weights, size_t from, size_t to, const float *
             store(acc + row * dim + i * LANES, sums[row][i]);
 }
 
-INLINE void add_rows(const float *weights, size_t from, size_t to, const fr_attention_values *v, float *acc,
-                     share ahead, size_t rows) {
+INLINE void add_rows(const float *weights, size_t from, size_t to, const float *v, size_t dim, float *acc, share *ahead,
+                     size_t rows) {
     size_t d = 0;
-    for (; d + TILE * LANES <= v->dim; d += TILE * LANES, ahead.next += TILE * LANES)
-        add_tile(weights, from, to, v->now + d, v->dim, acc + d, ahead, rows, TILE);
-    for (; d < v->dim; d += LANES, ahead.next += LANES)
-        add_tile(weights, from, to, v->now + d, v->dim, acc + d, ahead, rows, 1);
+    for (; d + TILE * LANES <= dim; d += TILE * LANES)
+        add_tile(weights, from, to, v + d, dim, acc + d, ahead, rows, TILE);
+    for (; d < dim; d += LANES)
+        add_tile(weights, from, to, v + d, dim, acc + d, ahead, rows, 1);
 }
 
 /* Rows together over the keys that all of them see, each alone before and after: a weight of zero is not added, since
  * zero times an infinity is not zero. `count` is a constant where this is inlined. */
-INLINE void add_some(const float *weights, const fr_attention_row *rows, const fr_attention_values *v, float *acc,
+INLINE void add_some(const float *weights, const fr_attention_row *rows, const float *v, size_t dim, float *acc,
                      share ahead, size_t count) {
-    const share none = {v->next, KEYS, KEYS};
+    share none = {NULL, NULL, 0, 0};
     size_t from = 0, to = KEYS;
     for (size_t i = 0; i < count; i++) {
         from = rows[i].from > from ? rows[i].from : from;
@@ -165,33 +136,34 @@ INLINE void add_some(const float *weights, const fr_attention_row *rows, const f
     from = from < to ? from : to;
     for (size_t i = 0; count > 1 && i < count; i++)
         if (rows[i].from < from)
-            add_rows(weights + i * KEYS, rows[i].from, rows[i].to < from ? rows[i].to : from, v, acc + i * v->dim, none,
-                     1);
-    add_rows(weights, from, to, v, acc, ahead, count);
+            add_rows(weights + i * KEYS, rows[i].from, rows[i].to < from ? rows[i].to : from, v, dim, acc + i * dim,
+                     &none, 1);
+    add_rows(weights, from, to, v, dim, acc, &ahead, count);
     for (size_t i = 0; count > 1 && i < count; i++)
         if (rows[i].to > to)
-            add_rows(weights + i * KEYS, rows[i].from > to ? rows[i].from : to, rows[i].to, v, acc + i * v->dim, none,
-                     1);
+            add_rows(weights + i * KEYS, rows[i].from > to ? rows[i].from : to, rows[i].to, v, dim, acc + i * dim,
+                     &none, 1);
 }
 
-TARGET static void add(const float *weights, const fr_attention_row *rows, size_t count, const fr_attention_values *v,
-                       float *acc) {
+TARGET static void add(const float *weights, const fr_attention_row *rows, size_t count, const float *v, size_t dim,
+                       fr_attention_ahead next, float *acc) {
+    const size_t tiles = (count + ROWS - 1) / ROWS, columns = (dim + TILE * LANES - 1) / (TILE * LANES);
     for (size_t row = 0; row < count; row += ROWS) {
         const float *some = weights + row * KEYS;
-        float *to = acc + row * v->dim;
-        const share ahead = share_of(v->next, row, count);
+        float *to = acc + row * dim;
+        const share ahead = share_of(next, row / ROWS, tiles, KEYS * columns);
         switch (count - row) {
         case 1:
-            add_some(some, rows + row, v, to, ahead, 1);
+            add_some(some, rows + row, v, dim, to, ahead, 1);
             break;
         case 2:
-            add_some(some, rows + row, v, to, ahead, 2);
+            add_some(some, rows + row, v, dim, to, ahead, 2);
             break;
         case 3:
-            add_some(some, rows + row, v, to, ahead, 3);
+            add_some(some, rows + row, v, dim, to, ahead, 3);
             break;
         default:
-            add_some(some, rows + row, v, to, ahead, 4);
+            add_some(some, rows + row, v, dim, to, ahead, 4);
         }
     }
 }

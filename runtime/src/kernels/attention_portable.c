@@ -11,4 +11,4 @@ static int usable(void) {
 }
 
 const fr_attention_path fr_attention_portable = {"portable", usable, prepare, encode, widen,
-                                                 turn_keys,  score,  weigh,   add};
+                                                 turn_keys,  score,  weigh,   add,    finish};

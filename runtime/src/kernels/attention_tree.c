@@ -20,12 +20,13 @@ static void score_tail(const fr_attention *it, const fr_attention_part *mine, si
                        float *room) {
     float turned[FR_ATTENTION_KEYS * FR_ATTENTION_MAX_DIM];
     const size_t at = head * it->capacity + fr_attention_tail(it);
+    const fr_attention_ahead none = {(const char *)turned, 0};
     for (size_t key = 0; key < count; key += FR_ATTENTION_KEYS) {
         size_t keys = fr_smaller(FR_ATTENTION_KEYS, count - key);
-        it->path->turn_keys(fr_attention_read(it, &it->k, at + key, keys, at + key, room), keys, it->dim, turned);
-        it->path->score(mine->q, mine->count, it->dim, turned, keys, turned, out->scores[key / FR_ATTENTION_KEYS]);
+        it->path->turn_keys(fr_attention_read(it, &it->k, at + key, keys, room), keys, it->dim, turned);
+        it->path->score(mine->q, mine->count, it->dim, turned, keys, none, out->scores[key / FR_ATTENTION_KEYS]);
     }
-    out->values = fr_attention_read(it, &it->v, at, count, at, room);
+    out->values = fr_attention_read(it, &it->v, at, count, room);
 }
 
 /* Adds the values of one row's block of keys; rows[key] are their cache rows from the tail on, which ascend. */
@@ -36,8 +37,7 @@ static void add_row(const fr_attention *it, const float *weights, const fr_atten
             ;
         const fr_attention_row some = {.from = from, .to = to};
         const float *now = values + (rows[from] - from) * it->dim; /* key number `from` is value `from` there */
-        const fr_attention_values run = {now, now, it->dim};
-        it->path->add(weights, &some, 1, &run, acc);
+        it->path->add(weights, &some, 1, now, it->dim, (fr_attention_ahead){(const char *)now, 0}, acc);
     }
 }
 
@@ -53,7 +53,7 @@ static void attend_row(const fr_attention *it, fr_attention_part *mine, size_t i
             size_t at = rows[start + key];
             weights[key] = from->scores[at / FR_ATTENTION_KEYS][i * FR_ATTENTION_KEYS + at % FR_ATTENTION_KEYS];
         }
-        it->path->weigh(weights, row, it->softcap, acc, it->dim);
+        it->path->weigh(weights, row, 1, it->softcap, acc, it->dim);
         add_row(it, weights, row, rows + start, from->values, acc);
     }
 }
