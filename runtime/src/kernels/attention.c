@@ -61,10 +61,9 @@ static fr_attention_ahead ahead(const fr_attention *it, const fr_attention_cache
 /* The part's rows over one block: the values are fetched while the scores are computed, and the next keys while the
  * values are added. Rows that see something of it are one run of rows, but for a tree with a window. */
 static void attend_block(const fr_attention *it, fr_attention_part *mine, const key_block *block) {
-    float turned[FR_ATTENTION_KEYS * FR_ATTENTION_MAX_DIM], scores[FR_ATTENTION_ROWS * FR_ATTENTION_KEYS];
-    float room[FR_ATTENTION_KEYS * FR_ATTENTION_MAX_DIM];
+    _Alignas(64) float scores[FR_ATTENTION_ROWS * FR_ATTENTION_KEYS];
+    _Alignas(64) float room[FR_ATTENTION_KEYS * FR_ATTENTION_MAX_DIM];
     const size_t group = fr_attention_group(it), dim = it->dim;
-    int is_turned = 0;
     for (size_t i = 0; i < mine->count; i++) {
         size_t first = i;
         while (i < mine->count && see(it, block, (mine->first + i) / group, &mine->rows[i]))
@@ -73,11 +72,8 @@ static void attend_block(const fr_attention *it, fr_attention_part *mine, const 
             continue;
         const size_t count = i - first;
         float *acc = mine->acc + first * dim;
-        if (!is_turned)
-            it->path->turn_keys(fr_attention_read(it, &it->k, block->at, block->keys, room), block->keys, dim, turned);
-        is_turned = 1;
-        it->path->score(mine->q + first * dim, count, dim, turned, block->keys,
-                        ahead(it, &it->v, block->at, block->keys), scores);
+        it->path->score(mine->q + first * dim, count, dim, fr_attention_read(it, &it->k, block->at, block->keys, room),
+                        block->keys, ahead(it, &it->v, block->at, block->keys), scores);
         it->path->weigh(scores, mine->rows + first, count, it->softcap, acc, dim);
         it->path->add(scores, mine->rows + first, count, fr_attention_read(it, &it->v, block->at, block->keys, room),
                       dim, ahead(it, &it->k, block->next, block->next_keys), acc);

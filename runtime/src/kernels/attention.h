@@ -75,10 +75,8 @@ typedef struct fr_attention_path {
     float (*encode)(const float *x, size_t dim, int8_t *codes);
     /* out [count][dim] = codes [count][dim] * scales [count]. */
     void (*widen)(const int8_t *codes, const float *scales, size_t count, size_t dim, float *out);
-    /* Turns `count` keys [count][dim] to [dim][64], zero beyond count. */
-    void (*turn_keys)(const float *k, size_t count, size_t dim, float *turned);
-    /* q [rows][dim] by turned keys -> scores [rows][64], at least the first `count` of each row. */
-    void (*score)(const float *q, size_t rows, size_t dim, const float *turned, size_t count, fr_attention_ahead next,
+    /* q [rows][dim] by keys k [count][dim] -> scores [rows][64], at least the first `count` of each row. */
+    void (*score)(const float *q, size_t rows, size_t dim, const float *k, size_t count, fr_attention_ahead next,
                   float *scores);
     /* Scores [count][64] become weights, zero where the row does not see; corrects the rows' sums and acc [count][dim].
      */

@@ -51,11 +51,12 @@ void fr_attention_prepare(const fr_attention *it, size_t position, const float *
 const float *fr_attention_read(const fr_attention *it, const fr_attention_cache *cache, size_t at, size_t count,
                                float *room);
 
-/* The query rows of one part and their state, rows[] in the order of r. */
+/* The query rows of one part and their state, rows[] in the order of r. A vector of 64 bytes lies in one line. */
 typedef struct fr_attention_part {
     size_t first, count; /* of r */
     fr_attention_row rows[FR_ATTENTION_ROWS];
-    float q[FR_ATTENTION_ROWS * FR_ATTENTION_MAX_DIM], acc[FR_ATTENTION_ROWS * FR_ATTENTION_MAX_DIM];
+    _Alignas(64) float q[FR_ATTENTION_ROWS * FR_ATTENTION_MAX_DIM];
+    _Alignas(64) float acc[FR_ATTENTION_ROWS * FR_ATTENTION_MAX_DIM];
 } fr_attention_part;
 
 /* Where a run's nodes begin to matter: the start of the block of keys that holds the first node. */

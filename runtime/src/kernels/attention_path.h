@@ -4,85 +4,8 @@
  * Sums are kept in sixteen parts whatever LANES is, so that the paths differ by MADD alone. */
 #include "attention_rows_path.h"
 
+#include "attention_score_path.h"
 #include "attention_weigh_path.h"
-
-/* What one tile of rows fetches of what will be read next: `lines` in every step of which no bit of `mask` is set. All
- * tiles together fetch it once, evenly over their time: a processor drops what is asked for faster than it comes. */
-typedef struct share {
-    const char *at, *end;
-    size_t lines, mask;
-} share;
-
-/* Of tile number `tile` of `tiles`, which take `steps` each. */
-INLINE share share_of(fr_attention_ahead ahead, size_t tile, size_t tiles, size_t steps) {
-    const size_t lines = (ahead.lines + tiles - 1) / tiles;
-    const char *at = ahead.at + tile * lines * LINE, *end = ahead.at + ahead.lines * LINE;
-    size_t gap = 1;
-    while (lines > 0 && 2 * gap * lines <= steps)
-        gap *= 2;
-    return (share){at, at + lines * LINE < end ? at + lines * LINE : end, (lines + steps - 1) / steps, gap - 1};
-}
-
-INLINE void fetch_some(share *it, size_t step) {
-    if ((step & it->mask) == 0)
-        for (size_t i = 0; i < it->lines && it->at < it->end; i++, it->at += LINE)
-            FETCH(it->at);
-}
-
-/* TILE vectors of keys by `rows` rows; `rows` is a constant where this is inlined, so that the sums stay in registers.
- */
-INLINE void score_tile(const float *q, size_t dim, const float *turned, float *scores, share *ahead, size_t rows) {
-    vec sums[ROWS][TILE];
-#pragma GCC unroll 4
-    for (size_t row = 0; row < rows; row++)
-#pragma GCC unroll 4
-        for (size_t i = 0; i < TILE; i++)
-            sums[row][i] = (vec){0};
-    for (size_t d = 0; d < dim; d++, turned += KEYS) {
-        vec keys[TILE];
-#pragma GCC unroll 4
-        for (size_t i = 0; i < TILE; i++)
-            keys[i] = load(turned + i * LANES);
-        fetch_some(ahead, d);
-#pragma GCC unroll 4
-        for (size_t row = 0; row < rows; row++) {
-            const vec x = all(q[row * dim + d]);
-#pragma GCC unroll 4
-            for (size_t i = 0; i < TILE; i++)
-                sums[row][i] = MADD(x, keys[i], sums[row][i]);
-        }
-    }
-#pragma GCC unroll 4
-    for (size_t row = 0; row < rows; row++)
-#pragma GCC unroll 4
-        for (size_t i = 0; i < TILE; i++)
-            store(scores + row * KEYS + i * LANES, sums[row][i]);
-}
-
-TARGET static void score(const float *q, size_t rows, size_t dim, const float *turned, size_t count,
-                         fr_attention_ahead next, float *scores) {
-    const size_t tiles = (rows + ROWS - 1) / ROWS * ((count + TILE * LANES - 1) / (TILE * LANES));
-    size_t tile = 0;
-    for (size_t key = 0; key < count; key += TILE * LANES)
-        for (size_t row = 0; row < rows; row += ROWS, tile++) {
-            const float *x = q + row * dim;
-            float *y = scores + row * KEYS + key;
-            share ahead = share_of(next, tile, tiles, dim);
-            switch (rows - row) {
-            case 1:
-                score_tile(x, dim, turned + key, y, &ahead, 1);
-                break;
-            case 2:
-                score_tile(x, dim, turned + key, y, &ahead, 2);
-                break;
-            case 3:
-                score_tile(x, dim, turned + key, y, &ahead, 3);
-                break;
-            default:
-                score_tile(x, dim, turned + key, y, &ahead, 4);
-            }
-        }
-}
 
 /* `vectors` vectors of the values of the keys from..to-1 by `rows` rows, both constants where this is inlined. */
 INLINE void add_tile(const float *weights, size_t from, size_t to, const float *v, size_t dim, float *acc, share *ahead,

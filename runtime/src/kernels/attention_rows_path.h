@@ -1,4 +1,4 @@
-/* What is done to single rows on one path: norm and rotation, codes of int8, keys turned, results; included by
+/* What is done to single rows on one path: norm and rotation, codes of int8, results; included by
  * attention_path.h, which says what is defined before. */
 #include "attention_vectors.h"
 
@@ -82,72 +82,4 @@ TARGET static void widen(const int8_t *codes, const float *scales, size_t count,
 TARGET static void finish(const float *acc, float sum, size_t dim, float *out) {
     for (size_t i = 0; i < dim; i += LANES)
         store(out + i, load(acc + i) / sum);
-}
-
-#if LANES == 16
-enum { TURN_KEYS = 16, TURN_DIMS = 8 };
-
-INLINE __m512 halves(const float *low, const float *high) {
-    return _mm512_castpd_ps(_mm512_insertf64x4(_mm512_castps_pd(_mm512_castps256_ps512(_mm256_loadu_ps(low))),
-                                               _mm256_castps_pd(_mm256_loadu_ps(high)), 1));
-}
-
-/* Four dims of sixteen keys: quarter i of x[n] is of key 4 i + n. */
-INLINE void turn_quarters(const __m512 x[4], float *to) {
-    __m512 ab = _mm512_unpacklo_ps(x[0], x[1]), cd = _mm512_unpacklo_ps(x[2], x[3]);
-    __m512 ab_high = _mm512_unpackhi_ps(x[0], x[1]), cd_high = _mm512_unpackhi_ps(x[2], x[3]);
-    _mm512_storeu_ps(to, _mm512_shuffle_ps(ab, cd, 0x44));
-    _mm512_storeu_ps(to + KEYS, _mm512_shuffle_ps(ab, cd, 0xEE));
-    _mm512_storeu_ps(to + 2 * KEYS, _mm512_shuffle_ps(ab_high, cd_high, 0x44));
-    _mm512_storeu_ps(to + 3 * KEYS, _mm512_shuffle_ps(ab_high, cd_high, 0xEE));
-}
-
-INLINE void turn_some(const float *from, size_t dim, float *to) {
-    __m512 low[4], high[4];
-#pragma GCC unroll 4
-    for (size_t n = 0; n < 4; n++) {
-        const __m512 a = halves(from + n * dim, from + (4 + n) * dim);
-        const __m512 b = halves(from + (8 + n) * dim, from + (12 + n) * dim);
-        low[n] = _mm512_shuffle_f32x4(a, b, 0x88);
-        high[n] = _mm512_shuffle_f32x4(a, b, 0xDD);
-    }
-    turn_quarters(low, to);
-    turn_quarters(high, to + 4 * KEYS);
-}
-#elif defined(__x86_64__)
-enum { TURN_KEYS = 4, TURN_DIMS = 4 };
-
-INLINE void turn_some(const float *from, size_t dim, float *to) {
-    __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + dim);
-    __m128 c = _mm_loadu_ps(from + 2 * dim), d = _mm_loadu_ps(from + 3 * dim);
-    _MM_TRANSPOSE4_PS(a, b, c, d);
-    _mm_storeu_ps(to, a);
-    _mm_storeu_ps(to + KEYS, b);
-    _mm_storeu_ps(to + 2 * KEYS, c);
-    _mm_storeu_ps(to + 3 * KEYS, d);
-}
-#else
-enum { TURN_KEYS = 4, TURN_DIMS = 4 };
-
-INLINE void turn_some(const float *from, size_t dim, float *to) {
-    for (size_t key = 0; key < 4; key++)
-        for (size_t d = 0; d < 4; d++)
-            to[d * KEYS + key] = from[key * dim + d];
-}
-#endif
-
-/* The last keys of a block go through a copy, filled up with zeros: beyond them memory may end. */
-TARGET static void turn_keys(const float *k, size_t count, size_t dim, float *turned) {
-    float rest[TURN_KEYS * FR_ATTENTION_MAX_DIM];
-    for (size_t key = 0; key < KEYS; key += TURN_KEYS) {
-        const size_t left = count > key ? count - key : 0;
-        const float *from = k + (count - left) * dim;
-        if (left < TURN_KEYS) {
-            memcpy(rest, from, left * dim * sizeof(float));
-            memset(rest + left * dim, 0, (TURN_KEYS - left) * dim * sizeof(float));
-            from = rest;
-        }
-        for (size_t d = 0; d < dim; d += TURN_DIMS)
-            turn_some(from + d, dim, turned + d * KEYS + key);
-    }
 }

@@ -18,13 +18,12 @@ typedef struct tail {
 
 static void score_tail(const fr_attention *it, const fr_attention_part *mine, size_t head, size_t count, tail *out,
                        float *room) {
-    float turned[FR_ATTENTION_KEYS * FR_ATTENTION_MAX_DIM];
     const size_t at = head * it->capacity + fr_attention_tail(it);
-    const fr_attention_ahead none = {(const char *)turned, 0};
+    const fr_attention_ahead none = {(const char *)it->k.rows, 0};
     for (size_t key = 0; key < count; key += FR_ATTENTION_KEYS) {
         size_t keys = fr_smaller(FR_ATTENTION_KEYS, count - key);
-        it->path->turn_keys(fr_attention_read(it, &it->k, at + key, keys, room), keys, it->dim, turned);
-        it->path->score(mine->q, mine->count, it->dim, turned, keys, none, out->scores[key / FR_ATTENTION_KEYS]);
+        it->path->score(mine->q, mine->count, it->dim, fr_attention_read(it, &it->k, at + key, keys, room), keys, none,
+                        out->scores[key / FR_ATTENTION_KEYS]);
     }
     out->values = fr_attention_read(it, &it->v, at, count, room);
 }

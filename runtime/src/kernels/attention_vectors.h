@@ -14,8 +14,12 @@ INLINE vec larger(vec a, vec b) {
 }
 
 INLINE four larger_four(four a, four b) {
+#if defined(__x86_64__)
+    return (four)_mm_max_ps((__m128)a, (__m128)b);
+#else
     const four_ints more = a > b;
     return (four)((more & (four_ints)a) | (~more & (four_ints)b));
+#endif
 }
 
 /* The largest of each quarter's first lanes, of the second ones and so on, of a vector without a NaN. */

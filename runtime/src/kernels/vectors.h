@@ -55,7 +55,7 @@ INLINE vec exponential(vec x) {
     q = MADD(q, r, all(0x1.fffffcp-2f));
     vec power = (vec)(((ints)shifted + 127) << 23);
     vec found = (MADD(q, r * r, r) + 1.0f) * power;
-    return choose(x < all(-87.0f), all(0.0f), found);
+    return (vec)((ints)found & ~(x < all(-87.0f)));
 }
 
 /* tanh(x): the series below 1/4, where the other form would lose bits; relative error below 3e-7. */
