@@ -21,9 +21,9 @@ from inflate import DEMO
 from peers_environments import PeerError, prepare_environment
 from peers_measure import Settings, measure
 from peers_models import Checkpoints, Converter
-from peers_plan import PEERS, Host, Plan, Wish
+from peers_plan import DRAFT_TOKENS, PEERS, Host, Plan, Wish
 from peers_prompts import choose_prompts, quality_texts
-from peers_report import write_report
+from peers_report import without_folders, write_report
 from peers_state import State
 
 from forerun_compiler.resources import this_machine
@@ -80,6 +80,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument(
+        "--draft-tokens",
+        type=int,
+        nargs="+",
+        default=[DRAFT_TOKENS],
+        metavar="N",
+        help="of small draft models, a round",
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quality-tokens", type=int, default=1000, help="0 leaves the divergence out")
     parser.add_argument("--memory", type=float, metavar="GIB", help="what loaded peers may take together")
@@ -99,7 +107,7 @@ def main() -> None:
     peers = PEERS[1:] if "all" in asked.peers else asked.peers
     plan = Plan(
         asked.pair.name, checkpoints, Converter(asked.environments, asked.models, asked.threads), asked.environments,
-        int(config["eos_token_id"]),
+        int(config["eos_token_id"]), asked.draft_tokens,
     )  # fmt: skip
     state = State(asked.results / f"{asked.pair.name}.json", settings.identity(asked.forerun), asked.fresh)
     wishes = [
@@ -113,7 +121,7 @@ def main() -> None:
     prompts = choose_prompts(checkpoints.small, asked.prompts, asked.new_tokens)
     texts = quality_texts(checkpoints.small, asked.quality_tokens)
     measure(hosts, prompts, texts, settings, asked.environments, state)
-    command = shlex.join(["python", "benchmarks/peers.py", *sys.argv[1:]])
+    command = shlex.join(["python", "benchmarks/peers.py", *(without_folders(text) for text in sys.argv[1:])])
     print(write_report(state, settings, command, asked.write))
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
-from peers_figures import Figures, is_plain
+from peers_figures import Figures, is_ideal, is_plain
 
-_LABEL, _BAR, _NUMBER = 330, 420, 70
+_LABEL, _BAR, _NUMBER = 440, 420, 70
 _ROW, _TOP = 22, 62
 _COLORS = {("forerun", True): "#7aa6d8", ("forerun", False): "#1f5fa8", ("", True): "#c9c9c9", ("", False): "#8a8a8a"}
 """By engine, forerun or another, and whether it decodes plainly."""
+_IDEAL = "#ffffff"
+"""Of a mode that no real draft model reaches: an outline."""
 
 
 def draw_chart(figures: Sequence[Figures], title: str) -> str:
@@ -31,11 +33,12 @@ def draw_chart(figures: Sequence[Figures], title: str) -> str:
 
 
 def _legend() -> list[str]:
-    names = ("forerun plain", "forerun speculative", "others plain", "others speculative")
+    names = ("forerun plain", "forerun speculative", "others plain", "others speculative", "others, ideal draft model")
+    colors = [*_COLORS.values(), _IDEAL]
     lines = []
-    for place, (name, color) in enumerate(zip(names, _COLORS.values(), strict=True)):
-        left = 10 + 190 * place
-        lines.append(f'<rect x="{left}" y="34" width="12" height="12" fill="{color}"/>')
+    for place, (name, color) in enumerate(zip(names, colors, strict=True)):
+        left = 10 + 170 * place
+        lines.append(f'<rect x="{left}" y="34" width="12" height="12" fill="{color}"{_outline(color)}/>')
         lines.append(f'<text x="{left + 18}" y="45">{name}</text>')
     return lines
 
@@ -43,11 +46,16 @@ def _legend() -> list[str]:
 def _bar(row: Figures, top: int, length: float) -> list[str]:
     engine = "forerun" if row.row.startswith("forerun/") else ""
     name, color = escape(row.row.replace("/", " · ")), _COLORS[engine, is_plain(row.row)]
+    color = _IDEAL if is_ideal(row.row) else color
     return [
         f'<text x="{_LABEL - 8}" y="{top + 15}" text-anchor="end">{name}</text>',
-        f'<rect x="{_LABEL}" y="{top + 3}" width="{length:.1f}" height="{_ROW - 6}" fill="{color}"/>',
+        f'<rect x="{_LABEL}" y="{top + 3}" width="{length:.1f}" height="{_ROW - 6}" fill="{color}"{_outline(color)}/>',
         f'<text x="{_LABEL + length + 6:.1f}" y="{top + 15}">{_rate(row):.1f}</text>',
     ]
+
+
+def _outline(color: str) -> str:
+    return ' stroke="#8a8a8a" stroke-dasharray="3 2"' if color == _IDEAL else ""
 
 
 def _rate(row: Figures) -> float:

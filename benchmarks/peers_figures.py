@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peers_plan import COMPILED, PLAIN, REFERENCE, SPECULATIVE
+from peers_plan import COMPILED, IDEAL, PLAIN, REFERENCE, SPECULATIVE
 
 Run = Mapping[str, Any]
 
@@ -60,6 +60,10 @@ class Figures:
 
 def is_plain(row: str) -> bool:
     return row.rpartition("/")[2] in (PLAIN, COMPILED)
+
+
+def is_ideal(row: str) -> bool:
+    return row.rpartition("/")[2].startswith(IDEAL)
 
 
 def decode_rate(run: Run) -> float:

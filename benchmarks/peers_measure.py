@@ -23,6 +23,8 @@ from forerun_compiler.proof.quality import QualityCounter
 _IDLE_SECONDS = 1.0
 _FIRST_GUESS = 2.5
 """Bytes of memory a byte of a model's files, before the host is loaded and can be asked."""
+_LOG_NAME = 200
+"""Characters; file systems take 255 bytes."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ class _Runner:
         return self._environments / host.peer / "bin/python" if host.peer in ENVIRONMENTS else Path(sys.executable)
 
     def _log(self, host: Host) -> Path:
-        return self._environments.parent / "logs" / f"{host.key.replace('/', '-').replace(' ', '-')}.log"
+        return self._environments.parent / "logs" / f"{host.key.replace('/', '-').replace(' ', '-')[:_LOG_NAME]}.log"
 
 
 def _way(row: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from noised_draft_model import Wish, make_noised
 from peers_environments import run_step
 
 _PROCESSES = Path(__file__).parent / "peer_processes"
@@ -19,14 +20,17 @@ _OPENVINO = {
     "int4-default": ("--weight-format", "int4"),
     "int4-g128-sym": ("--weight-format", "int4", "--group-size", "128", "--sym", "--ratio", "1.0"),
 }
-_ONNX = {"int4-b32": ("int4", 32), "int4-b128": ("int4", 128)}
-GENAI_DRAFT, GENAI_DRAFT_FOLDER = "int4-b32", "draft"
-"""Weights of the small draft model, and where a model with a draft model has it."""
+_ONNX = {"int4-b32": ("int4", 32), "int4-b128": ("int4", 128), "int8-b32": ("int8", 32)}
+_DRAFT_FOLDER = "draft"
+"""Where a model of ONNX Runtime GenAI has its draft model."""
+DEMO_TARGET, NOISED = "demo", "noised-demo"
+"""Names of the small draft models."""
+_NOISED_CHECKPOINT = "checkpoint"
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """A Qwen3 target, its DSpark drafter, and the small model that peers draft with; all plain checkpoints."""
+    """A Qwen3 target, its DSpark drafter, and the small model of the target's function; all plain checkpoints."""
 
     target: Path
     drafter: Path
@@ -38,6 +42,12 @@ class Converter:
 
     def __init__(self, environments: Path, models: Path, threads: int) -> None:
         self._environments, self._models, self._threads = environments.absolute(), models.absolute(), threads
+
+    def noised(self) -> Path:
+        """The checkpoint of the draft model that is as good as the drafter."""
+        output = self._models / NOISED / _NOISED_CHECKPOINT
+        make_noised(output, Wish())
+        return output
 
     def gguf(self, name: str, checkpoint: Path, kind: str) -> Path:
         """The checkpoint as llama.cpp's own quantization `kind`, or "bf16"; a file."""
@@ -72,17 +82,16 @@ class Converter:
 
         return self._make(self._models / name / f"onnx-{kind}", write)
 
-    def onnx_with_draft(self, name: str, checkpoints: Checkpoints, kind: str) -> Path:
-        """The same with the small model as its draft model; files are linked, not copied."""
-        main = self.onnx(name, checkpoints.target, kind)
-        draft = self.onnx("demo", checkpoints.small, GENAI_DRAFT)
+    def onnx_with_draft(self, name: str, target: Path, kind: str, draft: Path) -> Path:
+        """The same with another such folder as its draft model; files are linked, not copied."""
+        main = self.onnx(name, target, kind)
 
         def write(staging: Path, log: Path) -> None:
             shutil.copytree(main, staging, copy_function=os.link)
-            shutil.copytree(draft, staging / GENAI_DRAFT_FOLDER, copy_function=os.link)
+            shutil.copytree(draft, staging / _DRAFT_FOLDER, copy_function=os.link)
             self._configure(staging, draft)
 
-        return self._make(self._models / name / f"onnx-{kind}-draft", write)
+        return self._make(self._models / name / f"onnx-{kind}-with-{draft.parent.name}", write)
 
     def onnx_dspark(self, name: str, checkpoints: Checkpoints) -> Path:
         """The builder's own DSpark export, asked for on a CPU."""
@@ -128,7 +137,7 @@ class Converter:
         config = json.loads(path.read_text(encoding="utf-8"))
         if draft is not None:
             other = json.loads((draft / "genai_config.json").read_text(encoding="utf-8"))
-            config["model"]["draft"] = other["model"]["decoder"] | {"filename": f"{GENAI_DRAFT_FOLDER}/model.onnx"}
+            config["model"]["draft"] = other["model"]["decoder"] | {"filename": f"{_DRAFT_FOLDER}/model.onnx"}
         for part in ("decoder", "draft"):
             if part in config["model"]:
                 config["model"][part]["session_options"]["intra_op_num_threads"] = self._threads

@@ -1,7 +1,8 @@
 """What is compared: peers, the weights each of them runs with, and the ways it decodes.
 
-The small draft model of the peers is the demo's own target. It computes the same function as the inflated targets, so
-nearly all of its drafts are accepted: the best draft model there can be, which is generous to the peers.
+The small draft model of the peers is the demo's target with noise, as good as the drafter (`noised_draft_model.py`).
+Without the noise it computes the inflated targets' function and is right nearly always, which no real draft model is:
+that has rows of its own, as the most that the method could give.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from inflate import CAPACITY
-from peers_models import Checkpoints, Converter
+from peers_models import DEMO_TARGET, NOISED, Checkpoints, Converter
 
-PLAIN, SPECULATIVE, DRAFT, LOOKUP, COMPILED, DSPARK = (
-    "plain", "speculative", "draft model", "prompt lookup", "compiled", "DSpark"
-)  # fmt: skip
+PLAIN, SPECULATIVE, LOOKUP, COMPILED, DSPARK = "plain", "speculative", "prompt lookup", "compiled", "DSpark"
+IDEAL = "ideal draft model (accepts everything)"
+_DRAFT_WAYS = {NOISED: "draft model", DEMO_TARGET: IDEAL}
 PEERS = ("forerun", "transformers", "llama.cpp", "openvino", "onnxruntime-genai")
 PROCESSES = {
     "forerun": "forerun_process.py",
@@ -25,8 +26,11 @@ PROCESSES = {
     "openvino": "openvino_process.py",
     "onnxruntime-genai": "genai_process.py",
 }
-_LLAMA_DRAFTED, _LLAMA_NGRAM = "8", ("--spec-type", "ngram-simple", "--spec-ngram-simple-size-n", "3")
-"""Tokens of the small model a round, and an n-gram as short as the other peers'; other settings are llama.cpp's own."""
+DRAFT_TOKENS = 7
+"""Tokens a round of a small draft model, as many as forerun's drafter. Tried on the pair of 120 M, llama.cpp, OpenVINO
+and ONNX Runtime GenAI are as fast with 4 (within 2 %); beside a larger target a draft costs less."""
+_LLAMA_NGRAM = ("--spec-type", "ngram-simple", "--spec-ngram-simple-size-n", "3")
+"""An n-gram as short as the other peers'; other settings are llama.cpp's own."""
 REFERENCE = "transformers/float32"
 """Agreement and divergence are counted from these weights."""
 
@@ -68,14 +72,29 @@ class Wish:
 
 
 @dataclass(frozen=True)
+class Drafting:
+    """A small draft model by its name, and how many tokens it drafts a round."""
+
+    model: str
+    tokens: int
+
+    @property
+    def way(self) -> str:
+        return f"{_DRAFT_WAYS[self.model]}, {self.tokens} a round"
+
+
+@dataclass(frozen=True)
 class Plan:
-    """Makes the wishes of each peer. `name` is the pair's, `eos` the target's end-of-text token."""
+    """Makes the wishes of each peer. `name` is the pair's, `eos` the target's end-of-text token,
+    `draft_tokens` how many a small draft model drafts a round: a row for each.
+    """
 
     name: str
     checkpoints: Checkpoints
     converter: Converter
     environments: Path
     eos: int
+    draft_tokens: Sequence[int]
 
     def wishes(self, peers: Sequence[str], bundles: Sequence[tuple[str, Path]]) -> list[Wish]:
         """forerun's first: the first bundle is what all others are compared with."""
@@ -89,33 +108,42 @@ class Plan:
             made += wish() if peer in peers else []
         return made
 
+    def _draftings(self, *models: str) -> list[Drafting]:
+        return [Drafting(model, tokens) for model in models for tokens in self.draft_tokens]
+
+    def _small(self, model: str) -> Path:
+        return self.converter.noised() if model == NOISED else self.checkpoints.small
+
     def _transformers(self) -> list[Wish]:
-        target, small = str(self.checkpoints.target), str(self.checkpoints.small)
+        def checkpoint(dtype: str, draftings: Sequence[Drafting], is_compiled: bool) -> Wish:
+            ways = (COMPILED,) if is_compiled else (PLAIN, *(drafting.way for drafting in draftings), LOOKUP)
+            return Wish("transformers", dtype, ways, lambda: {
+                "model": str(self.checkpoints.target), "dtype": dtype, "compile": is_compiled, "capacity": CAPACITY,
+                "drafts": {one.way: {"model": str(self._small(one.model)), "tokens": one.tokens} for one in draftings},
+            })  # fmt: skip
 
-        def checkpoint(dtype: str, draft: str | None, is_compiled: bool) -> Callable[[], dict[str, Any]]:
-            return lambda: {
-                "model": target, "dtype": dtype, "draft": draft, "compile": is_compiled, "capacity": CAPACITY
-            }  # fmt: skip
-
-        ways = (PLAIN, DRAFT, LOOKUP)
         return [
-            Wish("transformers", "float32", ways, checkpoint("float32", small, False)),
-            Wish("transformers", "bfloat16", ways, checkpoint("bfloat16", small, False)),
-            Wish("transformers", "bfloat16", (COMPILED,), checkpoint("bfloat16", None, True)),
+            checkpoint("float32", self._draftings(NOISED), False),
+            checkpoint("bfloat16", self._draftings(NOISED, DEMO_TARGET), False),
+            checkpoint("bfloat16", (), True),
         ]
 
     def _llama(self) -> list[Wish]:
-        made = []
-        for kind, ways in (("q4_0", (PLAIN, DRAFT, LOOKUP)), ("q4_K_M", (PLAIN,)), ("q8_0", (PLAIN, DRAFT, LOOKUP))):
-            made += [Wish("llama.cpp", kind, (way,), self._llama_file(kind, way)) for way in ways]
-        return [*made, Wish("llama.cpp", "q4_0", (DSPARK,), self._llama_file("q4_0", DSPARK))]
+        real, ideal = (self._draftings(model) for model in (NOISED, DEMO_TARGET))
+        rows: list[tuple[str, list[str | Drafting]]] = [
+            ("q4_0", [PLAIN, *real, *ideal, LOOKUP]), ("q4_K_M", [PLAIN]), ("q8_0", [PLAIN, *real, LOOKUP]),
+            ("q4_0", [DSPARK]),
+        ]  # fmt: skip
+        return [
+            Wish("llama.cpp", kind, (_way(way),), self._llama_file(kind, way)) for kind, ways in rows for way in ways
+        ]
 
-    def _llama_file(self, kind: str, way: str) -> Callable[[], dict[str, Any]]:
+    def _llama_file(self, kind: str, way: str | Drafting) -> Callable[[], dict[str, Any]]:
         def make() -> dict[str, Any]:
             model, draft, more = self.converter.gguf(self.name, self.checkpoints.target, kind), None, []
-            if way == DRAFT:
-                draft = self.converter.gguf("demo", self.checkpoints.small, "q8_0")
-                more = ["--spec-type", "draft-simple", "--spec-draft-n-max", _LLAMA_DRAFTED]
+            if isinstance(way, Drafting):
+                draft = self.converter.gguf(way.model, self._small(way.model), "q8_0")
+                more = ["--spec-type", "draft-simple", "--spec-draft-n-max", str(way.tokens)]
             elif way == DSPARK:
                 draft, more = self.converter.gguf_drafter(self.name, self.checkpoints), ["--spec-type", "draft-dspark"]
             elif way == LOOKUP:
@@ -131,25 +159,34 @@ class Plan:
         return make
 
     def _openvino(self) -> list[Wish]:
-        def folder(kind: str, way: str) -> Callable[[], dict[str, Any]]:
+        def folder(kind: str, way: str | Drafting) -> Callable[[], dict[str, Any]]:
             def make() -> dict[str, Any]:
-                model = self.converter.openvino(self.name, self.checkpoints.target, kind)
-                draft = self.converter.openvino("demo", self.checkpoints.small, "int8") if way == DRAFT else None
-                return {"model": str(model), "draft": str(draft) if draft else None, "way": way, "eos": self.eos}
+                model, draft = self.converter.openvino(self.name, self.checkpoints.target, kind), None
+                if isinstance(way, Drafting):
+                    small = self.converter.openvino(way.model, self._small(way.model), "int8")
+                    draft = {"model": str(small), "tokens": way.tokens}
+                return {"model": str(model), "draft": draft, "is_lookup": way == LOOKUP, "eos": self.eos}
 
             return make
 
-        rows = [(kind, PLAIN) for kind in ("bf16", "int8", "int4-default", "int4-g128-sym")]
-        rows += [(kind, way) for kind in ("int8", "int4-g128-sym") for way in (DRAFT, LOOKUP)]
-        return [Wish("openvino", kind, (way,), folder(kind, way)) for kind, way in rows]
+        real, ideal = (self._draftings(model) for model in (NOISED, DEMO_TARGET))
+        rows: list[tuple[str, list[str | Drafting]]] = [
+            ("bf16", [PLAIN]), ("int8", [PLAIN, *real, LOOKUP]), ("int4-default", [PLAIN]),
+            ("int4-g128-sym", [PLAIN, *real, *ideal, LOOKUP]),
+        ]  # fmt: skip
+        return [Wish("openvino", kind, (_way(way),), folder(kind, way)) for kind, ways in rows for way in ways]
 
     def _genai(self) -> list[Wish]:
         def folder(kind: str) -> Callable[[], dict[str, Any]]:
             return lambda: {"model": str(self.converter.onnx(self.name, self.checkpoints.target, kind)), "draft": None}
 
-        def drafted(kind: str) -> dict[str, Any]:
-            model = self.converter.onnx_with_draft(self.name, self.checkpoints, kind)
-            return {"model": str(model), "draft": "draft/model.onnx"}
+        def drafted(kind: str, drafting: Drafting) -> Callable[[], dict[str, Any]]:
+            def make() -> dict[str, Any]:
+                small = self.converter.onnx(drafting.model, self._small(drafting.model), "int8-b32")
+                model = self.converter.onnx_with_draft(self.name, self.checkpoints.target, kind, small)
+                return {"model": str(model), "draft": {"model": "draft/model.onnx", "tokens": drafting.tokens}}
+
+            return make
 
         def dspark() -> dict[str, Any]:
             return {"model": str(self.converter.onnx_dspark(self.name, self.checkpoints)), "draft": None}
@@ -157,9 +194,16 @@ class Plan:
         return [
             Wish("onnxruntime-genai", "int4-b32", (PLAIN, LOOKUP), folder("int4-b32")),
             Wish("onnxruntime-genai", "int4-b128", (PLAIN, LOOKUP), folder("int4-b128")),
-            Wish("onnxruntime-genai", "int4-b128", (DRAFT,), lambda: drafted("int4-b128")),
+            *(
+                Wish("onnxruntime-genai", "int4-b128", (drafting.way,), drafted("int4-b128", drafting))
+                for drafting in self._draftings(NOISED)
+            ),
             Wish("onnxruntime-genai", "int4-b32", (DSPARK,), dspark),
         ]
+
+
+def _way(way: str | Drafting) -> str:
+    return way.way if isinstance(way, Drafting) else way
 
 
 def _bundle(folder: Path) -> Callable[[], dict[str, Any]]:

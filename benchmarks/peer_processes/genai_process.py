@@ -16,8 +16,8 @@ import onnxruntime
 import onnxruntime_genai
 from protocol import Generated, Weights, serve
 
-_NGRAM, _DRAFT_TOKENS = 3, 4
-"""The n-gram of the other peers' samples, and the library's own number of draft tokens."""
+_NGRAM, _LOOKED_UP = 3, 4
+"""Of prompt lookup: the n-gram of the other peers' samples, and the library's own number of draft tokens."""
 
 
 class Generator:
@@ -38,7 +38,9 @@ class Generator:
         params = onnxruntime_genai.GeneratorParams(self._model)
         params.set_search_options(do_sample=False, max_length=len(prompt) + new_tokens)
         if way == "prompt lookup":
-            params.set_speculative_options(ngram_size=_NGRAM, max_draft_tokens=_DRAFT_TOKENS)
+            params.set_speculative_options(ngram_size=_NGRAM, max_draft_tokens=_LOOKED_UP)
+        elif self._options["draft"]:
+            params.set_speculative_options(max_draft_tokens=self._options["draft"]["tokens"])
         generator = onnxruntime_genai.Generator(self._model, params)
         generator.append_tokens(np.array([prompt], np.int32))
         first = 0.0
@@ -97,7 +99,7 @@ def _versions() -> dict[str, str]:
 def _weights(options: dict[str, Any]) -> Weights:
     model = Path(options["model"])
     stored, numbers = _count(model / "model.onnx")
-    return Weights(stored, numbers, _count(model / options["draft"])[0] if options["draft"] else 0)
+    return Weights(stored, numbers, _count(model / options["draft"]["model"])[0] if options["draft"] else 0)
 
 
 def _count(path: Path) -> tuple[int, int]:

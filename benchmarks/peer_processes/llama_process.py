@@ -76,7 +76,7 @@ class Server:
         timings, tokens = answer["timings"], answer["tokens"]
         accepted = timings.get("draft_n_accepted")
         rounds = len(tokens) - 1 - (accepted or 0)
-        passes = timings.get("draft_n") if way == "draft model" else 0
+        passes = timings.get("draft_n") if "draft-simple" in self._options["arguments"] else 0
         return Generated(tokens, seconds, seconds - timings["predicted_ms"] / 1e3, 1, rounds, passes)
 
     def logits(self, text: Sequence[int]) -> Any:

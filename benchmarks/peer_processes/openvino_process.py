@@ -13,8 +13,8 @@ import openvino
 import openvino_genai
 from protocol import Generated, Weights, serve
 
-_NGRAM, _ASSISTANT_TOKENS = 3, 5
-"""Of the documentation's samples of prompt lookup and speculative decoding."""
+_NGRAM, _LOOKED_UP = 3, 5
+"""Of the documentation's sample of prompt lookup."""
 
 
 class _Clock(openvino_genai.StreamerBase):
@@ -40,13 +40,13 @@ class Pipeline:
     """LLMPipeline as a user opens it."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        self._options, self._way = options, options["way"]
+        self._options = options
         wishes: dict[str, Any] = {"INFERENCE_NUM_THREADS": options["threads"]}
-        if self._way == "draft model":
+        if options["draft"]:
             wishes["draft_model"] = openvino_genai.draft_model(
-                options["draft"], "CPU", INFERENCE_NUM_THREADS=options["threads"]
+                options["draft"]["model"], "CPU", INFERENCE_NUM_THREADS=options["threads"]
             )
-        elif self._way == "prompt lookup":
+        elif options["is_lookup"]:
             wishes["prompt_lookup"] = True
         self._pipeline = openvino_genai.LLMPipeline(options["model"], "CPU", **wishes)
 
@@ -60,14 +60,14 @@ class Pipeline:
         config = openvino_genai.GenerationConfig()
         config.max_new_tokens, config.do_sample, config.eos_token_id = new_tokens, False, self._options["eos"]
         config.stop_token_ids = {self._options["eos"]}
-        if way == "draft model":
-            config.num_assistant_tokens = _ASSISTANT_TOKENS
-        elif way == "prompt lookup":
-            config.num_assistant_tokens, config.max_ngram_size = _ASSISTANT_TOKENS, _NGRAM
+        if self._options["draft"]:
+            config.num_assistant_tokens = self._options["draft"]["tokens"]
+        elif self._options["is_lookup"]:
+            config.num_assistant_tokens, config.max_ngram_size = _LOOKED_UP, _NGRAM
         clock = _Clock()
         found = self._pipeline.generate(openvino.Tensor(np.array([prompt], np.int64)), config, clock)
         seconds = time.perf_counter() - clock.start
-        passes = _draft_passes(found) if way == "draft model" else 0
+        passes = _draft_passes(found) if self._options["draft"] else 0
         return Generated(list(found.tokens[0]), seconds, clock.first, clock.first_tokens, clock.later, passes)
 
     def logits(self, text: Sequence[int]) -> Any:
@@ -117,7 +117,7 @@ def _versions() -> dict[str, str]:
 
 def _weights(options: dict[str, Any]) -> Weights:
     one, number = _count(Path(options["model"]))
-    return Weights(one, number, _count(Path(options["draft"]))[0] if options["draft"] else 0)
+    return Weights(one, number, _count(Path(options["draft"]["model"]))[0] if options["draft"] else 0)
 
 
 def _count(folder: Path) -> tuple[int, int]:

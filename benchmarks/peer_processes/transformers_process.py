@@ -36,13 +36,13 @@ class _Clock(BaseStreamer):
 
 
 class Checkpoint:
-    """A checkpoint in one type; `draft` is the folder of the small model or None."""
+    """A checkpoint in one type; `drafts` are small models and their tokens a round, by the way that uses them."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         torch.set_num_threads(options["threads"])
         torch.set_grad_enabled(False)
         self._model = _load(options["model"], options["dtype"])
-        self._draft = _load(options["draft"], options["dtype"]) if options["draft"] else None
+        self._drafts = {way: _load_draft(draft, options["dtype"]) for way, draft in options["drafts"].items()}
         self._cache = None
         if options["compile"]:
             self._cache = StaticCache(config=self._model.config, max_cache_len=options["capacity"])
@@ -51,15 +51,14 @@ class Checkpoint:
         return {name: version(name) for name in ("transformers", "torch")}
 
     def weights(self) -> Weights:
-        numbers = [_linear(model) for model in (self._model, self._draft) if model is not None]
-        item = self._model.dtype.itemsize
-        return Weights(numbers[0] * item, numbers[0], sum(numbers[1:]) * item)
+        number, item = _linear(self._model), self._model.dtype.itemsize
+        return Weights(number * item, number, item * max(map(_linear, self._drafts.values()), default=0))
 
     def generate(self, way: str, prompt: Sequence[int], new_tokens: int) -> Generated:
         ids = torch.tensor([list(prompt)])
         extra: dict[str, Any] = {}
-        if way == "draft model":
-            extra = {"assistant_model": self._draft}
+        if way in self._drafts:
+            extra = {"assistant_model": self._drafts[way]}
         elif way == "prompt lookup":
             extra = {"prompt_lookup_num_tokens": _LOOKUP_TOKENS}
         elif way == "compiled":
@@ -74,7 +73,7 @@ class Checkpoint:
             **extra,
         )
         seconds = time.perf_counter() - clock.start
-        tokens, passes = found[0, len(prompt) :].tolist(), None if way == "draft model" else 0
+        tokens, passes = found[0, len(prompt) :].tolist(), None if way in self._drafts else 0
         return Generated(tokens, seconds, clock.first, clock.first_tokens, clock.later, passes)
 
     def _empty_cache(self) -> StaticCache:
@@ -96,6 +95,12 @@ def _compile_everywhere() -> CompileConfig:
 
 def _load(folder: str, dtype: str) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+
+
+def _load_draft(draft: dict[str, Any], dtype: str) -> Any:
+    model = _load(draft["model"], dtype)
+    model.generation_config.num_assistant_tokens = draft["tokens"]
+    return model
 
 
 def _linear(model: Any) -> int:

@@ -7,14 +7,18 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from noised_draft_model import Noised, add_noise, bisect, committed_per_round
+from peers_best import Standing, find_standings, standing_lines
 from peers_chart import draw_chart
 from peers_environments import PeerError, llama_flags, run_step
 from peers_figures import Agreement, Figures, Rate, agree, decode_rate, make_figures, ratio_to, whole_rate
 from peers_measure import Settings
-from peers_plan import PROCESSES, Host
+from peers_models import DEMO_TARGET, NOISED
+from peers_plan import IDEAL, PROCESSES, Drafting, Host
 from peers_process import PeerProcess
 from peers_prompts import cut_texts
-from peers_report import write_report
+from peers_report import readable, without_folders, write_report
 from peers_state import State
 
 SETTINGS = Settings("demo", 2, 2, 3, 1, 100, 8.0)
@@ -104,6 +108,77 @@ def test_the_chart_draws_what_ran_fastest_first() -> None:
     assert "a &lt; b" in chart
     assert chart.index("forerun · int8") < chart.index("transformers · float32")
     assert "DSpark" not in chart
+
+
+def _row(row: str, rate: float, bits: float, kl: float | None = None) -> Figures:
+    return Figures(row, decode=Rate(rate, rate, rate), bits_per_weight=bits, kl=kl)
+
+
+def test_the_best_peer_is_found_over_all_and_at_our_bits() -> None:
+    figures = [
+        _row("forerun/int4/plain", 30.0, 4.25, 0.02), _row("forerun/int4/speculative", 80.0, 4.25, 0.02),
+        _row("llama.cpp/q4_0/plain", 40.0, 4.5, 0.03), _row("openvino/int4/plain", 20.0, 4.254),
+        _row("transformers/bfloat16/compiled", 5.0, 16.0, 0.01), _row("llama.cpp/q4_0/prompt lookup", 40.0, 4.5),
+        _row(f"llama.cpp/q4_0/{Drafting(DEMO_TARGET, 7).way}", 90.0, 4.5),
+    ]  # fmt: skip
+    found = find_standings(figures, {row.row: [] for row in figures})
+    assert found == [
+        Standing("plain", "forerun/int4/plain", False, "llama.cpp/q4_0/plain", 0.75),
+        Standing("plain", "forerun/int4/plain", True, "openvino/int4/plain", 1.5),
+        Standing("speculative", "forerun/int4/speculative", False, "llama.cpp/q4_0/prompt lookup", 2.0),
+        Standing("speculative", "forerun/int4/speculative", True, None, None),
+    ]
+    plain, speculative, divergence = standing_lines(figures, found)
+    assert "llama.cpp/q4_0/plain**, 40.0 tokens/s at 4.50 bits a weight; forerun/int4/plain is 0.75 times" in plain
+    assert plain.endswith("forerun/int4/plain (4.25): **openvino/int4/plain**, 20.0 tokens/s at 4.25 bits a weight; "
+                          "forerun/int4/plain is 1.50 times as fast.")  # fmt: skip
+    assert speculative.endswith("forerun/int4/speculative (4.25): none.")
+    assert divergence == "- KL of four-bit weights: forerun/int4 0.0200, llama.cpp/q4_0 0.0300."
+
+
+def test_a_standing_is_of_the_same_turns_where_there_are_any() -> None:
+    parts = _parts()
+    figures = make_figures(parts, "forerun/int8", list(parts["runs"]))
+    overall, _ = find_standings(figures, parts["runs"])
+    assert overall.ratio == pytest.approx(2.0)
+
+
+def test_the_ideal_draft_model_is_an_outline_in_the_chart() -> None:
+    row = _row(f"llama.cpp/q4_0/{Drafting(DEMO_TARGET, 7).way}", 9.0, 4.5)
+    assert IDEAL in row.row
+    assert IDEAL not in Drafting(NOISED, 7).way
+    count = "stroke-dasharray"
+    assert draw_chart([row], "x").count(count) == 1 + draw_chart([_row("llama.cpp/q4_0/plain", 9.0, 4.5)], "x").count(
+        count
+    )
+
+
+def test_folders_of_this_machine_are_not_shown() -> None:
+    assert without_folders(f"int4={Path.cwd()}/artifacts/demo") == "int4=artifacts/demo"
+    assert (
+        without_folders("File '/opt/some.where/lib-1/x.py', 3 tokens/s of a/b/c") == "File 'x.py', 3 tokens/s of a/b/c"
+    )
+    assert readable("cannot open\n  /opt/models/a.gguf") == "cannot open a.gguf"
+
+
+def test_a_round_ends_at_the_first_wrong_draft_or_when_all_are_right() -> None:
+    right, wrong = True, False
+    assert committed_per_round([[right, right, wrong, right, right]], 7) == pytest.approx(5 / 2)
+    assert committed_per_round([[right] * 8], 3) == pytest.approx(8 / 2)
+    assert committed_per_round([[wrong] * 4, [right] * 4], 3) == pytest.approx(8 / 5)
+
+
+def test_bisection_finds_the_level_of_an_acceptance() -> None:
+    found = bisect(lambda level: 8.0 - 7.0 * level, 4.5)
+    assert found == Noised(pytest.approx(0.5, abs=1e-3), pytest.approx(4.5, abs=1e-2))
+
+
+def test_noise_is_on_matrices_and_in_their_type() -> None:
+    clean = {"matrix": torch.ones(2, 2, dtype=torch.bfloat16), "norm": torch.ones(2)}
+    noised = add_noise(clean, {"matrix": torch.full((2, 2), 2.0)}, 0.25)
+    assert noised["matrix"].dtype == torch.bfloat16
+    assert torch.equal(noised["matrix"].float(), torch.full((2, 2), 1.5))
+    assert noised["norm"] is clean["norm"]
 
 
 def test_a_state_goes_on_only_with_the_same_settings(tmp_path: Path) -> None:
