@@ -21,7 +21,7 @@ INLINE void add_tile(const float *weights, size_t from, size_t to, const float *
 #pragma GCC unroll 4
         for (size_t i = 0; i < vectors; i++)
             values[i] = load(v + key * dim + i * LANES);
-        fetch_some(ahead, key);
+        fetch_some(ahead);
 #pragma GCC unroll 4
         for (size_t row = 0; row < rows; row++) {
             const vec weight = all(weights[row * KEYS + key]);
@@ -50,7 +50,7 @@ INLINE void add_rows(const float *weights, size_t from, size_t to, const float *
  * zero times an infinity is not zero. `count` is a constant where this is inlined. */
 INLINE void add_some(const float *weights, const fr_attention_row *rows, const float *v, size_t dim, float *acc,
                      share ahead, size_t count) {
-    share none = {NULL, NULL, 0, 0};
+    share none = {NULL, NULL, 0};
     size_t from = 0, to = KEYS;
     for (size_t i = 0; i < count; i++) {
         from = rows[i].from > from ? rows[i].from : from;

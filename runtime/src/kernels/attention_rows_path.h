@@ -6,7 +6,7 @@
 
 enum { KEYS = FR_ATTENTION_KEYS, ROWS = 4 /* of a tile */, LINE = 64 /* bytes of a line of the cache */ };
 
-#define FETCH(address) __builtin_prefetch((address), 0, 2) /* to the second level: the first is full of this block */
+#define FETCH(address) __builtin_prefetch((address), 0, 3) /* to the first level: few rows wait for the second */
 
 TARGET static void prepare(const fr_attention_turn *turn, size_t dim, const float *restrict x, float *restrict y) {
     if (turn->norm != NULL) {

@@ -1,27 +1,23 @@
 /* The scores of one path over a block of keys, and what is fetched meanwhile; included by attention_path.h. A vector
  * holds keys, so that a sum runs over the dims in their order: for that, keys are turned from rows to columns. */
 
-/* What one tile of rows fetches of what will be read next: `lines` in every step of which no bit of `mask` is set. All
- * tiles together fetch it once, evenly over their time: a processor drops what is asked for faster than it comes. */
+/* What one tile of rows fetches of what will be read next, `lines` in every step. All tiles together fetch it once,
+ * each its part: a processor drops what is asked for much faster than it comes. */
 typedef struct share {
     const char *at, *end;
-    size_t lines, mask;
+    size_t lines;
 } share;
 
 /* Of tile number `tile` of `tiles`, which take `steps` each. */
 INLINE share share_of(fr_attention_ahead ahead, size_t tile, size_t tiles, size_t steps) {
     const size_t lines = (ahead.lines + tiles - 1) / tiles;
     const char *at = ahead.at + tile * lines * LINE, *end = ahead.at + ahead.lines * LINE;
-    size_t gap = 1;
-    while (lines > 0 && 2 * gap * lines <= steps)
-        gap *= 2;
-    return (share){at, at + lines * LINE < end ? at + lines * LINE : end, (lines + steps - 1) / steps, gap - 1};
+    return (share){at, at + lines * LINE < end ? at + lines * LINE : end, (lines + steps - 1) / steps};
 }
 
-INLINE void fetch_some(share *it, size_t step) {
-    if ((step & it->mask) == 0)
-        for (size_t i = 0; i < it->lines && it->at < it->end; i++, it->at += LINE)
-            FETCH(it->at);
+INLINE void fetch_some(share *it) {
+    for (size_t i = 0; i < it->lines && it->at < it->end; i++, it->at += LINE)
+        FETCH(it->at);
 }
 
 #if LANES == 16
@@ -121,7 +117,7 @@ INLINE void score_tile(const float *q, size_t dim, const float *turned, float *s
 #pragma GCC unroll 4
         for (size_t i = 0; i < TILE; i++)
             keys[i] = load(turned + i * LANES);
-        fetch_some(ahead, d);
+        fetch_some(ahead);
 #pragma GCC unroll 4
         for (size_t row = 0; row < rows; row++) {
             const vec x = all(q[row * dim + d]);
@@ -151,7 +147,7 @@ INLINE void score_directly(const float *q, size_t dim, const float *k, size_t co
         vec sums[2][2] = {{{0}}};
         for (size_t d = 0; d < dim; d += TURN_DIMS) {
             vec turned[2][TURN_DIMS];
-            fetch_some(&ahead, d / TURN_DIMS);
+            fetch_some(&ahead);
             turn_eight(low + d, dim, turned[0]);
             turn_eight(high + d, dim, turned[1]);
 #pragma GCC unroll 8
