@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +33,8 @@ class Bundle:
     def weights(self) -> Weights:
         rows = [row for row in read_precision_map(self._folder) if row.reason != _LOOKED_UP and row.part != "both"]
         target = [row for row in rows if row.part in ("target", "lm_head")]
-        return Weights(_bytes(target), sum(row.parameters for row in target), _bytes(rows) - _bytes(target))
+        total, of_target = _read_bytes(rows, rows), _read_bytes(target, rows)
+        return Weights(of_target, sum(row.parameters for row in target), total - of_target)
 
     def generate(self, way: str, prompt: Sequence[int], new_tokens: int) -> Generated:
         assert self._engine is not None, "opened for logits"
@@ -51,8 +53,14 @@ class Bundle:
         return np.stack([row.copy() for row in probe.verify_rows(text)])
 
 
-def _bytes(rows: Sequence[LayerPrecision]) -> int:
-    return sum(row.bytes for row in rows)
+def _read_bytes(rows: Sequence[LayerPrecision], everything: Sequence[LayerPrecision]) -> int:
+    """What a step reads: a layer that shares equal weights with another has no bytes of its own, but reads as many."""
+    stored: defaultdict[str, int] = defaultdict(int)
+    number: defaultdict[str, int] = defaultdict(int)
+    for row in everything:
+        stored[row.scheme] += row.bytes
+        number[row.scheme] += row.parameters if row.bytes else 0
+    return sum(row.bytes or row.parameters * stored[row.scheme] // number[row.scheme] for row in rows)
 
 
 if __name__ == "__main__":
