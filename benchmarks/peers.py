@@ -120,7 +120,10 @@ def main() -> None:
         sys.exit("error: expected at least one --forerun NAME=FOLDER to compare with")
     prompts = choose_prompts(checkpoints.small, asked.prompts, asked.new_tokens)
     texts = quality_texts(checkpoints.small, asked.quality_tokens)
-    measure(hosts, prompts, texts, settings, asked.environments, state)
+    try:
+        measure(hosts, prompts, texts, settings, asked.environments, state)
+    except PeerError as error:
+        sys.exit(f"error: {error}")
     command = shlex.join(["python", "benchmarks/peers.py", *(without_folders(text) for text in sys.argv[1:])])
     print(write_report(state, settings, command, asked.write))
 

@@ -87,13 +87,13 @@ class _Runner:
                 if beside and used + _FIRST_GUESS * _file_bytes(host) > limit:
                     continue  # it comes with a later group, which takes at least one
                 process = self._load(host, stack, prompts[0])
+                if host is first and process is None:
+                    raise PeerError(f"{first.name}: {self._state.failures[first.rows[0]]}; nothing to compare with")
                 if process is not None:
                     used += process.memory_bytes()
                     beside += host is not first
                     loaded |= {row: (host, process) for row in host.rows if row not in self._state.failures}
             _say(f"group {group}: {len(loaded)} rows, {used / 2**30:.1f} GiB")
-            if not set(loaded) & set(first.rows):
-                raise PeerError(f"{first.name}: {self._state.failures.get(first.rows[0])}; nothing to compare with")
             for repeat in range(self._settings.repeats):
                 rows = list(loaded)
                 start = repeat * max(1, len(rows) // self._settings.repeats)

@@ -115,17 +115,19 @@ class Plan:
         return self.converter.noised() if model == NOISED else self.checkpoints.small
 
     def _transformers(self) -> list[Wish]:
-        def checkpoint(dtype: str, draftings: Sequence[Drafting], is_compiled: bool) -> Wish:
-            ways = (COMPILED,) if is_compiled else (PLAIN, *(drafting.way for drafting in draftings), LOOKUP)
-            return Wish("transformers", dtype, ways, lambda: {
-                "model": str(self.checkpoints.target), "dtype": dtype, "compile": is_compiled, "capacity": CAPACITY,
-                "drafts": {one.way: {"model": str(self._small(one.model)), "tokens": one.tokens} for one in draftings},
+        def checkpoint(dtype: str, ways: Sequence[str | Drafting]) -> Wish:
+            drafts = [way for way in ways if isinstance(way, Drafting)]
+            return Wish("transformers", dtype, tuple(map(_way, ways)), lambda: {
+                "model": str(self.checkpoints.target), "dtype": dtype, "compile": COMPILED in ways,
+                "capacity": CAPACITY,
+                "drafts": {one.way: {"model": str(self._small(one.model)), "tokens": one.tokens} for one in drafts},
             })  # fmt: skip
 
         return [
-            checkpoint("float32", self._draftings(NOISED), False),
-            checkpoint("bfloat16", self._draftings(NOISED, DEMO_TARGET), False),
-            checkpoint("bfloat16", (), True),
+            checkpoint("float32", [PLAIN]),
+            checkpoint("float32", [*self._draftings(NOISED), LOOKUP]),
+            checkpoint("bfloat16", [PLAIN, *self._draftings(NOISED, DEMO_TARGET), LOOKUP]),
+            checkpoint("bfloat16", [COMPILED]),
         ]
 
     def _llama(self) -> list[Wish]:
