@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 
 from peers_figures import Figures, is_ideal, is_plain
 
-_LABEL, _BAR, _NUMBER = 440, 420, 70
+_LABEL, _BAR, _NUMBER = 540, 420, 70
 _ROW, _TOP = 22, 62
 _COLORS = {("forerun", True): "#7aa6d8", ("forerun", False): "#1f5fa8", ("", True): "#c9c9c9", ("", False): "#8a8a8a"}
 """By engine, forerun or another, and whether it decodes plainly."""

@@ -43,16 +43,18 @@ class Generator:
             params.set_speculative_options(max_draft_tokens=self._options["draft"]["tokens"])
         generator = onnxruntime_genai.Generator(self._model, params)
         generator.append_tokens(np.array([prompt], np.int32))
-        first = 0.0
+        generator.generate_next_token()
+        first, before = time.perf_counter() - start, {} if way == "plain" else generator.get_speculative_stats()
         while not generator.is_done():
             generator.generate_next_token()
-            first = first or time.perf_counter() - start
         tokens = generator.get_sequence(0)[len(prompt) :].tolist()
         seconds = time.perf_counter() - start
         if way == "plain":
             return Generated(tokens, seconds, first, 1, len(tokens) - 1, 0)
         counted = generator.get_speculative_stats()
-        return Generated(tokens, seconds, first, 1, counted["rounds"], counted["draft_forward_passes"])
+        later = (counted[name] - before[name] for name in ("rounds", "draft_forward_passes"))
+        # The first call runs a round too and keeps its other tokens, which cost nothing later.
+        return Generated(tokens, seconds, first, 1 + before["tokens_buffered"], *later)
 
     def logits(self, text: Sequence[int]) -> Any:
         raise ValueError("opened for decoding")
