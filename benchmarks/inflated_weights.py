@@ -1,6 +1,6 @@
 """Larger weights of the same function: a Qwen3 target and its DSpark drafter with zeros where the new width would act.
 
-What is added cannot reach the residual stream, and what a norm sees is scaled by powers of two only, so that every
+What is added does not change the residual stream, and what a norm sees is scaled by powers of two only, so that every
 product of the small model is made again, bit for bit, between zeros:
 
 - The stream grows from E to E * ratio by zeros, ratio a power of four. A norm's mean of squares falls by `ratio`, so
@@ -8,7 +8,8 @@ product of the small model is made again, bit for bit, between zeros:
   growing, so the projections before them are divided by sqrt(ratio) too: what those norms give stays.
 - New heads come after the old ones, in groups of the old size; the output projection has zero columns for them.
 - New MLP rows come after the old ones; the down projection has zero columns for them.
-- New layers come after the old ones; their output and down projections are zero.
+- New layers come after the old ones; their output and down projections are so small that no float32 sum feels them,
+  but not zero: equal matrices would be stored once, and read from a cache where a real model's come from memory.
 
 New rows are random with a quarter of the old rows' spread: kernels that scale a whole row of activations by its largest
 entry see what they saw before, because the new entries of that row stay below the largest of the old ones.
@@ -26,6 +27,8 @@ import torch
 SEED = 0
 QUIET = 0.25
 """Spread of the new rows of a layer that acts, relative to its old rows."""
+SILENT = 1e-16
+"""Spread of what a new layer writes by: below 2^-24 of the stream, and its square is still a normal float32."""
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -127,9 +130,9 @@ def _grow(name: str, tensor: torch.Tensor, growth: Growth) -> torch.Tensor:
 
 
 def _silent(name: str, like: torch.Tensor, small: torch.Tensor) -> torch.Tensor:
-    """A tensor of a layer that adds nothing: zero where it would write to the stream, random where it reads."""
+    """A tensor of a layer that changes nothing: tiny where it writes to the stream, random where it reads."""
     if name.endswith(("o_proj.weight", "down_proj.weight")):
-        return torch.zeros_like(like)
+        return _noise(name, like, SILENT)
     return like.clone() if like.ndim == 1 else _noise(name, like, _spread_of(small))
 
 

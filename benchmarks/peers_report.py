@@ -30,8 +30,7 @@ _NOTES = (
     "with speculative.",
     "bits a weight: of the target's linear layers and LM head, scales included. MB a token: bytes of these that are "
     "read for a token, those of the drafter or small model included where the engine tells how often it ran.",
-    "forerun stores equal matrices once, and the layers that inflate a target have matrices of zeros: they are counted "
-    "each time, as with the other engines, but come from a cache where there is room, so its rates are flattered.",
+    "forerun stores equal matrices once: they are counted each time they are read, as with the other engines.",
     "of the bound: the share of the read bandwidth that MB a token times tokens/s is.",
     "equal tokens: how far a continuation equals float32 transformers', the mean over prompts; and how many are equal "
     "to the end. KL: from float32 transformers, on held-out text, every token predicted from those before it.",
