@@ -307,13 +307,14 @@ def test_the_recipe_of_a_pair_that_is_made_first(tmp_path: Path) -> None:
     path = tmp_path / "recipes/demo-600m-int4.yaml"
     (path.parent / "demo").mkdir(parents=True)
     path.write_text(text)
-    (path.parent / "demo/prompts.jsonl").touch()
+    for name in ("prompts", "calibration"):
+        (path.parent / f"demo/{name}.jsonl").touch()
     with pytest.raises(RecipeError, match=rf"yaml:\d+: target\.model: .* {tmp_path / made}/target; .* the first lines"):
         load_recipe(path)
     for part in ("target", "drafter"):
         (tmp_path / made / part).mkdir(parents=True)
         (tmp_path / made / part / "config.json").touch()
-    assert load_recipe(path).precision == Precision("int4", "int4", "int4", "int4")
+    assert load_recipe(path).precision == Precision("int4", "int4", "int8", "int8")
 
 
 def test_the_documented_keys_are_those_that_exist(tmp_path: Path) -> None:

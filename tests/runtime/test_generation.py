@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -141,7 +142,15 @@ def test_cancel_from_another_thread(engine: forerun.Engine) -> None:
     assert stream.generation.finish_reason == "cancelled"
 
 
-def test_keyboard_interrupt_leaves_the_engine_usable(engine: forerun.Engine) -> None:
+@pytest.fixture
+def python_interrupts() -> Iterator[None]:
+    """A process that a script started in the background ignores SIGINT, and so would the tests in it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_keyboard_interrupt_leaves_the_engine_usable(engine: forerun.Engine, python_interrupts: None) -> None:
     """A real SIGINT between two chunks of a running generation."""
 
     def interrupt(chunk: str) -> None:
