@@ -57,6 +57,7 @@ def round_layers(
             for scheme in INT4_GROUPS:
                 if (scheme, owner) in needed:
                     found[scheme, owner] = _round(owner, read[owner], moment, INT4_GROUPS[scheme])
+        del moments  # before the next are read
     by_layer = {(scheme, layer): found.get((scheme, owners[read[layer]])) for scheme, layer in wanted}
     return {key: rounded for key, rounded in by_layer.items() if rounded is not None}
 

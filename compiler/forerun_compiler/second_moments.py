@@ -6,7 +6,7 @@ readings of the text.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,24 +45,41 @@ def second_moments(
         EngineError: ONNX Runtime is missing or refuses the graph.
     """
     batches = _batches(observe_inputs(model.clone(), layers), budget)
-    total, done = len(batches) * sum(len(text) for text in texts), 0
-    on_progress(STAGE, done, total)
-    for batch in batches:
+    tokens = sum(len(text) for text in texts)
+    on_progress(STAGE, 0, len(batches) * tokens)
+    for number, batch in enumerate(batches):
         named = {layer for tap in batch for layer in tap.layers}
-        with observed_round(model, named) as observed:
-            sums = [_Sum(tap.channels) for tap in observed.taps]
-            for run, inputs in observed.read(texts, facts.draft_len + 1):
-                for each, x in zip(sums, inputs, strict=True):
-                    each.add(x)
-                done += len(run.tokens)
-                on_progress(STAGE, done, total)
-            taps = observed.taps
-        found: dict[str, Array] = {}
-        for tap, each in zip(taps, sums, strict=True):
-            matrix = each.matrix()
-            for layer in tap.layers:
-                found[layer] = found[layer] + matrix if layer in found else matrix
-        yield found
+
+        def read(done: int, number: int = number) -> None:
+            on_progress(STAGE, number * tokens + done, len(batches) * tokens)
+
+        # Not kept here: the matrices of two batches would be held at once.
+        yield _sums(model, facts, texts, named, read)
+
+
+def _sums(
+    model: ir.Model,
+    facts: ModelFacts,
+    texts: Sequence[Sequence[int]],
+    named: Collection[str],
+    on_read: Callable[[int], None],
+) -> dict[str, Array]:
+    """Return the matrices of the named layers; `on_read` is told how many tokens were read."""
+    done = 0
+    with observed_round(model, named) as observed:
+        sums = [_Sum(tap.channels) for tap in observed.taps]
+        for run, inputs in observed.read(texts, facts.draft_len + 1):
+            for each, x in zip(sums, inputs, strict=True):
+                each.add(x)
+            done += len(run.tokens)
+            on_read(done)
+        taps = observed.taps
+    found: dict[str, Array] = {}
+    for tap, each in zip(taps, sums, strict=True):
+        matrix = each.matrix()
+        for layer in tap.layers:
+            found[layer] = found[layer] + matrix if layer in found else matrix
+    return found
 
 
 class _Sum:
