@@ -5,6 +5,8 @@
  * part plus the products of unsigned codes w by signed ones a, in lanes that hold those of half a block; WIDEN(part),
  * such lanes as eight int32. */
 
+#include "constant_rows.h"
+
 #include <immintrin.h>
 #include <string.h>
 
@@ -93,18 +95,7 @@ INLINE void rows_of(const fr_linear_column *column, const fr_linear_rows *rows, 
 }
 
 TARGET static void multiply(const fr_linear_column *column, const fr_linear_rows *rows, float *y, size_t stride) {
-    switch (rows->count) {
-    case 1:
-        rows_of(column, rows, y, stride, 1, 2);
-        break;
-    case 2:
-        rows_of(column, rows, y, stride, 2, 2);
-        break;
-    case 3:
-        rows_of(column, rows, y, stride, 3, 1);
-        break;
-    case 4:
-        rows_of(column, rows, y, stride, 4, 1);
-        break;
-    }
+#define CALL(count) rows_of(column, rows, y, stride, count, (count) <= 2 ? 2 : 1)
+    FR_UP_TO_4_ROWS(rows->count, CALL);
+#undef CALL
 }

@@ -1,5 +1,6 @@
 /* 64-bit ARM with the dot product instructions: four rows in one pass over a column of weights. Codes 0..15 are signed
  * bytes too; what their zero of 8 is too much, a group's sums begin with. */
+#include "constant_rows.h"
 #include "linear_paths.h"
 #include "processor.h"
 
@@ -69,20 +70,9 @@ INLINE void rows_of(const fr_linear_column *column, const fr_linear_rows *rows, 
 }
 
 TARGET static void multiply(const fr_linear_column *column, const fr_linear_rows *rows, float *y, size_t stride) {
-    switch (rows->count) {
-    case 1:
-        rows_of(column, rows, y, stride, 1);
-        break;
-    case 2:
-        rows_of(column, rows, y, stride, 2);
-        break;
-    case 3:
-        rows_of(column, rows, y, stride, 3);
-        break;
-    case 4:
-        rows_of(column, rows, y, stride, 4);
-        break;
-    }
+#define CALL(count) rows_of(column, rows, y, stride, count)
+    FR_UP_TO_4_ROWS(rows->count, CALL);
+#undef CALL
 }
 
 const fr_linear_path fr_int4_neon = {

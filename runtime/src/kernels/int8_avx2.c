@@ -1,4 +1,5 @@
 /* AVX2, and AVX2 with VNNI: four rows in one pass over a column of weights, the others while it is in the cache. */
+#include "constant_rows.h"
 #include "linear_paths.h"
 #include "processor.h"
 
@@ -57,9 +58,9 @@ AVX2 INLINE void store(const fr_linear_column *column, size_t half, __m256i sums
 
 /* One body for both instruction sets; `count` is a constant where it is inlined, so that the sums stay in registers.
  * OFFSET is what a row's sums begin with. */
-#define DEFINE_PATH(NAME, TARGET, KIND, OFFSET)                                                                        \
-    TARGET INLINE void NAME##_rows(const fr_linear_column *column, const fr_linear_rows *rows, float *y,               \
-                                   size_t stride, size_t count) {                                                      \
+#define DEFINE_ROWS(NAME, TARGET, KIND, OFFSET)                                                                        \
+    TARGET INLINE void NAME(const fr_linear_column *column, const fr_linear_rows *rows, float *y, size_t stride,       \
+                            size_t count) {                                                                            \
         __m256i sums[MAX_ROWS][2];                                                                                     \
         _Pragma("GCC unroll 4") for (size_t row = 0; row < count; row++) sums[row][0] = sums[row][1] =                 \
             _mm256_set1_epi32(OFFSET);                                                                                 \
@@ -77,26 +78,22 @@ AVX2 INLINE void store(const fr_linear_column *column, size_t half, __m256i sums
         }                                                                                                              \
         _Pragma("GCC unroll 4") for (size_t row = 0; row < count; row++) for (size_t half = 0; half < 2; half++)       \
             store(column, half, sums[row][half], rows->scales[row], y + row * stride);                                 \
-    }                                                                                                                  \
-    TARGET static void NAME(const fr_linear_column *column, const fr_linear_rows *rows, float *y, size_t stride) {     \
-        switch (rows->count) {                                                                                         \
-        case 1:                                                                                                        \
-            NAME##_rows(column, rows, y, stride, 1);                                                                   \
-            break;                                                                                                     \
-        case 2:                                                                                                        \
-            NAME##_rows(column, rows, y, stride, 2);                                                                   \
-            break;                                                                                                     \
-        case 3:                                                                                                        \
-            NAME##_rows(column, rows, y, stride, 3);                                                                   \
-            break;                                                                                                     \
-        case 4:                                                                                                        \
-            NAME##_rows(column, rows, y, stride, 4);                                                                   \
-            break;                                                                                                     \
-        }                                                                                                              \
     }
 
-DEFINE_PATH(multiply_avx2, AVX2, avx2, 0)
-DEFINE_PATH(multiply_vnni, VNNI, vnni, rows->offsets[row])
+DEFINE_ROWS(rows_avx2, AVX2, avx2, 0)
+DEFINE_ROWS(rows_vnni, VNNI, vnni, rows->offsets[row])
+
+AVX2 static void multiply_avx2(const fr_linear_column *column, const fr_linear_rows *rows, float *y, size_t stride) {
+#define CALL(count) rows_avx2(column, rows, y, stride, count)
+    FR_UP_TO_4_ROWS(rows->count, CALL);
+#undef CALL
+}
+
+VNNI static void multiply_vnni(const fr_linear_column *column, const fr_linear_rows *rows, float *y, size_t stride) {
+#define CALL(count) rows_vnni(column, rows, y, stride, count)
+    FR_UP_TO_4_ROWS(rows->count, CALL);
+#undef CALL
+}
 
 const fr_linear_path fr_int8_avxvnni = {
     .name = "avx-vnni",

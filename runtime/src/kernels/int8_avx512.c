@@ -1,4 +1,5 @@
 /* AVX-512 with VNNI: up to sixteen rows in one pass over the weights, which then costs what reading them costs. */
+#include "constant_rows.h"
 #include "linear_paths.h"
 #include "processor.h"
 
@@ -52,29 +53,9 @@ INLINE void rows_of(const fr_linear_column *column, const fr_linear_rows *rows, 
 }
 
 TARGET static void multiply(const fr_linear_column *column, const fr_linear_rows *rows, float *y, size_t stride) {
-    switch (rows->count) {
-#define CASE(count, chains)                                                                                            \
-    case count:                                                                                                        \
-        rows_of(column, rows, y, stride, count, chains);                                                               \
-        break;
-        CASE(1, 4)
-        CASE(2, 4)
-        CASE(3, 4)
-        CASE(4, 4)
-        CASE(5, 2)
-        CASE(6, 2)
-        CASE(7, 2)
-        CASE(8, 2)
-        CASE(9, 1)
-        CASE(10, 1)
-        CASE(11, 1)
-        CASE(12, 1)
-        CASE(13, 1)
-        CASE(14, 1)
-        CASE(15, 1)
-        CASE(16, 1)
-#undef CASE
-    }
+#define CALL(count) rows_of(column, rows, y, stride, count, (count) <= 4 ? 4 : (count) <= 8 ? 2 : 1)
+    FR_UP_TO_16_ROWS(rows->count, CALL);
+#undef CALL
 }
 
 const fr_linear_path fr_int8_avx512 = {
