@@ -134,6 +134,8 @@ def _facts(sizes: Sizes, target: Target, drafter: Drafter) -> ModelFacts:
         vocab_size=sizes.vocab,
         hidden_size=sizes.hidden,
         draft_len=sizes.draft_len,
+        lookup_len=0,
+        lookup_match=0,
         block_size=sizes.draft_len,
         capacity=sizes.capacity,
         cache_rows=cache_rows(sizes.capacity, sizes.draft_len, sizes.draft_len),

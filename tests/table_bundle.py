@@ -105,6 +105,8 @@ def _facts(draft_len: int, capacity: int, cache_rows: int, prefill_chunk: int) -
         "vocab_size": VOCAB_SIZE,
         "hidden_size": 1,
         "draft_len": draft_len,
+        "lookup_len": 0,
+        "lookup_match": 0,
         "block_size": draft_len,
         "capacity": capacity,
         "cache_rows": cache_rows,
@@ -131,7 +133,7 @@ def write_manifest(
             name = path.relative_to(folder).as_posix()
             files[name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     manifest = {
-        "format": 4,
+        "format": 5,
         "forerun": "0.1.0",
         "created": "2026-01-01T00:00:00+00:00",
         "files": files,

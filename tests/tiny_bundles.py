@@ -22,6 +22,8 @@ FACTS = ModelFacts(
     vocab_size=300,
     hidden_size=32,
     draft_len=4,
+    lookup_len=0,
+    lookup_match=0,
     block_size=7,
     capacity=64,
     cache_rows=76,
@@ -52,7 +54,7 @@ def write_files(folder: Path, mark: bytes = b"") -> None:
 
 def manifest(created: str = "2026-01-01T00:00:00+00:00") -> Manifest:
     return Manifest(
-        format=4,
+        format=5,
         forerun="0.1.0",
         created=created,
         files={},

@@ -9,7 +9,8 @@ import tiny_bundles
 import tiny_pairs
 from forerun_compiler import pipeline
 from forerun_compiler.engines import onnxruntime as engine
-from forerun_compiler.manifest import FILE_NAME, EngineTarget, Precision, render
+from forerun_compiler.manifest import FILE_NAME, EngineTarget, Precision
+from forerun_compiler.manifest_text import render
 from forerun_compiler.passes.link_round import Parts
 from forerun_compiler.target import load_target, trace_target
 

@@ -29,9 +29,8 @@ from forerun_compiler.manifest import (
     Source,
     StateInterface,
     TensorInterface,
-    parse,
-    render,
 )
+from forerun_compiler.manifest_text import parse, render
 
 __all__ = [
     "FILE_NAME",

@@ -1,24 +1,20 @@
-"""The manifest of a bundle: what it holds, as frozen dataclasses, and its sealed JSON text.
+"""The manifest of a bundle: what it holds, as frozen dataclasses; `manifest_text` has them as sealed JSON.
 
 `artifacts/README.md` describes every field. The order of the fields here is the order of the keys in the file.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
-from forerun_compiler.errors import BundleError
 from forerun_compiler.schemes import DENSE
 
-FORMAT = 4
+FORMAT = 5
 INT8_CACHE = "int8"
 """The format of caches with int8 codes and a float32 scale for each row of a head."""
 FILE_NAME = "manifest.json"
-SEAL_PREFIX = '  "seal": "'
 
 Dim = int | str  # a fixed size, or the name of one that a run chooses ("T")
 DType = Literal["int64", "float32", "float16", "bfloat16", "int8"]
@@ -46,9 +42,11 @@ class FileEntry(_Strict):
 class ModelFacts(_Strict):
     """What the runtime and people need to know of the model; counts are tokens unless said otherwise.
 
-    `taps` are 0-based layer outputs of the target (Hugging Face `hidden_states[i + 1]`);
-    `cache_rows` is at least `capacity + draft_len + 1`, so that padded rows always fit; `verify_widths` are the rows
-    that a decoding round may have (the anchor and its drafts, padded), ascending from 2 to draft_len + 1.
+    `lookup_len` tokens at most are copied from the text as a draft where its last `lookup_match` tokens occurred
+    before; both 0 without prompt lookup. `taps` are 0-based layer outputs of the target (Hugging Face
+    `hidden_states[i + 1]`); `cache_rows` is at least `capacity + verify_len + 1`, so that padded rows always fit;
+    `verify_widths` are the rows that a decoding round may have (the anchor and its drafts, padded), ascending from 2
+    to verify_len + 1, draft_len + 1 among them.
     """
 
     name: str
@@ -57,6 +55,8 @@ class ModelFacts(_Strict):
     vocab_size: int
     hidden_size: int
     draft_len: int
+    lookup_len: int
+    lookup_match: int
     block_size: int
     capacity: int
     cache_rows: int
@@ -66,6 +66,11 @@ class ModelFacts(_Strict):
     eos_token_ids: tuple[int, ...]
     bos_token_id: int | None
     mask_token_id: int | None
+
+    @property
+    def verify_len(self) -> int:
+        """M, the most draft tokens that a round verifies, the drafter's or looked up."""
+        return max(self.draft_len, self.lookup_len)
 
 
 @dataclass(frozen=True)
@@ -243,69 +248,3 @@ class Manifest(_Strict):
     source: Source
     cost: tuple[CostRow, ...]
     proof: Proof | None
-
-
-def render(manifest: Manifest) -> bytes:
-    """The sealed UTF-8 text of manifest.json: the last line but one holds the SHA-256 of all bytes before that line."""
-    text = json.dumps(asdict(manifest) | {"seal": ""}, indent=2, ensure_ascii=False, allow_nan=False)
-    body = text[: text.rindex(SEAL_PREFIX)].encode()
-    return body + f'{SEAL_PREFIX}{hashlib.sha256(body).hexdigest()}"\n}}\n'.encode()
-
-
-def parse(data: bytes, where: str) -> Manifest:
-    """Read manifest.json; `where` names the file in messages.
-
-    Raises:
-        BundleError: another format version, a broken seal, or a field that is missing, unknown or of a wrong type.
-    """
-    version = _format_of(data)
-    if version is not None and version != FORMAT:
-        raise BundleError(
-            f"{where}: the bundle has format {version}, this forerun reads format {FORMAT}; "
-            "build it again with this version, or install the version that built it"
-        )
-    _check_seal(data, where)
-    return _validate(data, where)
-
-
-def _format_of(data: bytes) -> object:
-    """The format number if the text is JSON at all: a future format may be sealed in another way."""
-    try:
-        found = json.loads(data)
-    except ValueError:
-        return None
-    return found.get("format") if isinstance(found, dict) else None
-
-
-def _check_seal(data: bytes, where: str) -> None:
-    start = data.rfind(SEAL_PREFIX.encode())
-    if start < 0:
-        raise BundleError(
-            f"{where}: expected a seal in the last lines, found none: the file is cut short or was not written by "
-            "forerun; build the bundle again"
-        )
-    expected = hashlib.sha256(data[:start]).hexdigest()
-    tail = f'{SEAL_PREFIX}{expected}"\n}}\n'.encode()
-    if data[start:] != tail:
-        found = data[start + len(SEAL_PREFIX) :][:64].decode(errors="replace")
-        raise BundleError(
-            f"{where}: damaged or edited by hand: its bytes have SHA-256 {expected}, its seal says {found}; "
-            "build the bundle again"
-        )
-
-
-def _validate(data: bytes, where: str) -> Manifest:
-    from pydantic import TypeAdapter, ValidationError
-
-    fields: dict[str, Any] = json.loads(data)
-    fields.pop("seal", None)
-    try:
-        # validate_json, not validate_python: in strict mode only JSON may give lists for tuples.
-        return TypeAdapter(Manifest).validate_json(json.dumps(fields), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise BundleError(
-            f"{where}: {place}: {first['msg']}, found {first['input']!r}; "
-            "the manifest is sealed, so this forerun does not know how it was written: build the bundle again"
-        ) from None

@@ -216,6 +216,8 @@ def model_facts(recipe: Recipe, target: Target, drafter: Drafter) -> ModelFacts:
         vocab_size=target.vocab_size,
         hidden_size=target.hidden_size,
         draft_len=draft_len,
+        lookup_len=0,
+        lookup_match=0,
         block_size=drafter.block_size,
         capacity=recipe.capacity,
         cache_rows=cache_rows(recipe.capacity, draft_len, drafter.block_size, padded),

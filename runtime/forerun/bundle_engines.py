@@ -10,7 +10,7 @@ from typing import Any
 
 from forerun.errors import ForerunError
 
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,25 +26,32 @@ static void read_end_tokens(fr_fields *in, const fr_json *model, fr_model *out) 
         out->bos_token_id = fr_field_integer(in, model, "bos_token_id", 0, out->vocab_size - 1);
 }
 
+int64_t fr_verify_len(const fr_model *model) {
+    return model->draft_len > model->lookup_len ? model->draft_len : model->lookup_len;
+}
+
 size_t fr_verify_width(const fr_model *model, int64_t n_draft) {
     for (size_t i = 0; i < model->n_verify_widths; i++)
         if (model->verify_widths[i] > n_draft)
             return (size_t)model->verify_widths[i];
-    return (size_t)model->draft_len + 1;
+    return (size_t)fr_verify_len(model) + 1;
 }
 
 static void read_widths(fr_fields *in, const fr_json *model, fr_model *out) {
-    static const char EXPECTED[] = "widths from 2, ascending, the last of them draft_len + 1";
+    static const char EXPECTED[] =
+        "widths from 2, ascending, among them draft_len + 1, the last the larger of draft_len and lookup_len, + 1";
     const fr_json *list = fr_field_container(in, model, "verify_widths", FR_JSON_ARRAY);
     if (list == NULL || (out->verify_widths = fr_field_take(in, list->count, sizeof(int64_t))) == NULL)
         return;
     int64_t before = 1;
+    bool holds_draft = false;
     for (const fr_json *item = list->first; item != NULL; item = item->next) {
         if (item->kind != FR_JSON_INTEGER || item->integer <= before)
             fr_field_wrong(in, "verify_widths", EXPECTED, item);
         out->verify_widths[out->n_verify_widths++] = before = item->integer;
+        holds_draft = holds_draft || before == out->draft_len + 1;
     }
-    if (before != out->draft_len + 1)
+    if (!holds_draft || before != fr_verify_len(out) + 1)
         fr_field_wrong(in, "verify_widths", EXPECTED, list);
 }
 
@@ -58,12 +65,15 @@ static void read_model(fr_fields *in, const fr_json *root, fr_model *out) {
     out->drafter_family = fr_field_string(in, model, "drafter_family");
     out->vocab_size = fr_field_integer(in, model, "vocab_size", 1, most);
     out->draft_len = fr_field_integer(in, model, "draft_len", 1, FR_MAX_DRAFT);
+    out->lookup_len = fr_field_integer(in, model, "lookup_len", 0, FR_MAX_LOOKUP);
+    const bool lookup = out->lookup_len > 0;
+    out->lookup_match = fr_field_integer(in, model, "lookup_match", lookup ? 1 : 0, lookup ? FR_MAX_MATCH : 0);
     out->block_size = fr_field_integer(in, model, "block_size", out->draft_len, most);
     out->capacity = fr_field_integer(in, model, "capacity", 2, most);
     out->prefill_chunk = fr_field_integer(in, model, "prefill_chunk", 1, most);
-    /* A round writes draft_len + 1 rows, the first of them below `capacity`; then the drafter may write its whole block
-     * from the anchor's row on, which is below `capacity` as well. */
-    int64_t spare = out->draft_len + 1 > out->block_size ? out->draft_len + 1 : out->block_size;
+    /* A round writes M + 1 rows, the first of them below `capacity`; then the drafter may write its whole block from
+     * the anchor's row on, which is below `capacity` as well. */
+    int64_t widest = fr_verify_len(out) + 1, spare = widest > out->block_size ? widest : out->block_size;
     out->cache_rows = fr_field_integer(in, model, "cache_rows", out->capacity + spare - 1, 2 * most);
     read_widths(in, model, out);
     read_end_tokens(in, model, out);
@@ -183,6 +193,12 @@ forerun_status fr_manifest_parse(fr_arena *arena, const char *where, const char 
     if (graphs != NULL && graphs->count > 0) /* a bundle for GPUs alone has none */
         fr_field_graphs(&in, graphs, "graphs", out->model.cache_rows, &out->round, &out->plain);
     fr_field_engines(&in, root, out);
+    if (in.status == FORERUN_OK && out->n_engines > 0 && out->model.lookup_len > 0)
+        in.status = fr_fail(error, FORERUN_BUNDLE_ERROR,
+                            "%s: engines: expected none for a GPU beside prompt lookup, found %.80s: its rounds keep "
+                            "their draft tokens on the device. Leave prompt_lookup or that engine out of the recipe "
+                            "and build the bundle again.",
+                            where, out->engines[0].backend);
     if (in.status != FORERUN_OK)
         return in.status;
     if (out->round.file != NULL) {

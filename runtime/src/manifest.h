@@ -8,7 +8,7 @@
 
 #include <stdbool.h>
 
-enum { FR_FORMAT = 4, FR_MAX_RANK = 8, FR_MAX_DRAFT = 256 };
+enum { FR_FORMAT = 5, FR_MAX_RANK = 8, FR_MAX_DRAFT = 256, FR_MAX_LOOKUP = 63, FR_MAX_MATCH = 16 };
 
 typedef enum fr_dtype { FR_INT64, FR_FLOAT32, FR_FLOAT16, FR_BFLOAT16, FR_INT8 } fr_dtype;
 
@@ -35,7 +35,8 @@ typedef struct fr_graph {
 typedef struct fr_model {
     const char *name, *target_architecture, *drafter_family;
     int64_t vocab_size, draft_len, block_size, capacity, cache_rows, prefill_chunk;
-    int64_t *verify_widths; /* ascending, the last is draft_len + 1 */
+    int64_t lookup_len, lookup_match; /* draft tokens of prompt lookup and the tokens that it matches; 0 = none */
+    int64_t *verify_widths;           /* ascending; draft_len + 1 is among them, the last is fr_verify_len + 1 */
     size_t n_verify_widths;
     int64_t *eos_token_ids;
     size_t n_eos_token_ids;
@@ -67,7 +68,10 @@ typedef struct fr_manifest {
     size_t n_files;
 } fr_manifest;
 
-/* The narrowest verify width that holds the anchor and `n_draft` <= draft_len draft tokens. */
+/* M: most draft tokens that a round verifies, whoever proposed them. */
+int64_t fr_verify_len(const fr_model *model);
+
+/* The narrowest verify width that holds the anchor and `n_draft` <= fr_verify_len draft tokens. */
 size_t fr_verify_width(const fr_model *model, int64_t n_draft);
 
 /* Whether the graph has an output of that name. */

@@ -40,7 +40,7 @@ static char *add_graph(char *at, const fr_graph *graph) {
 
 static void write_bundle(const table_graphs *graphs) {
     static char body[8192], text[8400];
-    char path[256], *at = body + sprintf(body, "{\n  \"format\": 4,\n  \"files\": {");
+    char path[256], *at = body + sprintf(body, "{\n  \"format\": 5,\n  \"files\": {");
     REQUIRE(mkdtemp(folder) != NULL);
     for (size_t i = 0; i < 2; i++) {
         snprintf(path, sizeof path, "%s/%s", folder, i == 0 ? "engines" : "engines/table");
@@ -55,7 +55,8 @@ static void write_bundle(const table_graphs *graphs) {
     }
     at += sprintf(at,
                   "},\n  \"model\": {\"name\": \"it\", \"target_architecture\": \"T\", \"drafter_family\": \"dspark\", "
-                  "\"vocab_size\": %d, \"draft_len\": %d, \"block_size\": %d, \"capacity\": %d, \"cache_rows\": %d, "
+                  "\"vocab_size\": %d, \"draft_len\": %d, \"lookup_len\": 0, \"lookup_match\": 0, \"block_size\": %d, "
+                  "\"capacity\": %d, \"cache_rows\": %d, "
                   "\"prefill_chunk\": %d, \"verify_widths\": [%d], \"eos_token_ids\": [], \"bos_token_id\": null},\n  "
                   "\"graphs\": {},\n"
                   "  \"engines\": [{\"backend\": \"tensorrt-rtx\", \"graphs\": {\"round\": ",

@@ -33,7 +33,7 @@ static char *add_graphs(char *at, const char *dtype) {
 /* The body of a good manifest, unsealed; in a static buffer. */
 static char *good_body(void) {
     static char body[8192];
-    char *at = body + sprintf(body, "{\n  \"format\": 4,\n  \"files\": {");
+    char *at = body + sprintf(body, "{\n  \"format\": 5,\n  \"files\": {");
     for (size_t i = 0; i < FILES; i++) {
         char hex[65];
         hash_text(CONTENTS[i], strlen(CONTENTS[i]), hex);
@@ -42,7 +42,8 @@ static char *good_body(void) {
     }
     at += sprintf(at,
                   "},\n  \"model\": {\"name\": \"it\", \"target_architecture\": \"T\", \"drafter_family\": \"dspark\", "
-                  "\"vocab_size\": 300, \"draft_len\": 4, \"block_size\": 7, \"capacity\": 64, \"cache_rows\": 70, "
+                  "\"vocab_size\": 300, \"draft_len\": 4, \"lookup_len\": 0, \"lookup_match\": 0, \"block_size\": 7, "
+                  "\"capacity\": 64, \"cache_rows\": 70, "
                   "\"prefill_chunk\": 16, \"verify_widths\": [2, 5], \"eos_token_ids\": [256, 1], \"bos_token_id\": "
                   "null},\n  \"graphs\": {");
     at = add_graphs(at, "float32");
@@ -109,13 +110,38 @@ static void reads_a_good_bundle(void) {
     fr_arena_free(&arena);
 }
 
+/* A bundle with prompt lookup and these widths; with the good body's engine for GPUs, or without one. */
+static forerun_status open_with_lookup(const char *widths, bool on_gpu, fr_manifest *out) {
+    static char body[8192];
+    const char *fields = replaced("\"lookup_len\": 0, \"lookup_match\": 0", "\"lookup_len\": 6, \"lookup_match\": 4");
+    const char *at = strstr(fields, "[2, 5]"), *engine = strstr(fields, ", {\"backend\": \"tensorrt-rtx\"");
+    REQUIRE(at != NULL && engine != NULL);
+    const char *rest = at + strlen("[2, 5]");
+    snprintf(body, sizeof body, "%.*s%s%.*s%s", (int)(at - fields), fields, widths,
+             (int)(on_gpu ? strlen(rest) : (size_t)(engine - rest)), rest, on_gpu ? "" : "],\n");
+    write_sealed(body);
+    return open_manifest(out);
+}
+
+static void reads_prompt_lookup(void) {
+    fr_manifest it = {0};
+    write_good();
+    CHECK(open_with_lookup("[2, 5, 7]", false, &it) == FORERUN_OK);
+    CHECK(it.model.lookup_len == 6 && it.model.lookup_match == 4 && it.model.n_verify_widths == 3);
+    CHECK(open_with_lookup("[2, 7]", false, NULL) == FORERUN_BUNDLE_ERROR); /* no width of the drafter's own drafts */
+    CHECK_HAS(error.message, "model.verify_widths: expected widths from 2, ascending, among them draft_len + 1");
+    CHECK(open_with_lookup("[2, 5, 8]", false, NULL) == FORERUN_BUNDLE_ERROR);
+    CHECK(open_with_lookup("[2, 5, 7]", true, NULL) == FORERUN_BUNDLE_ERROR);
+    CHECK_HAS(error.message, "engines: expected none for a GPU beside prompt lookup, found tensorrt-rtx");
+}
+
 static void refuses_fields(void) {
     static const struct {
         const char *from, *to, *message;
     } cases[] = {
-        {"\"format\": 4", "\"format\": 3", "has format 3, this runtime reads format 4"},
-        {"\"format\": 4", "\"format\": \"1\"", "manifest.format: expected"},
-        {"\"format\": 4,", "", "manifest.format: expected"},
+        {"\"format\": 5", "\"format\": 3", "has format 3, this runtime reads format 5"},
+        {"\"format\": 5", "\"format\": \"1\"", "manifest.format: expected"},
+        {"\"format\": 5,", "", "manifest.format: expected"},
         {"\"round.onnx\"", "\"../round.onnx\"", "does not stay inside"},
         {"\"round.onnx\"", "\"/etc/passwd\"", "does not stay inside"},
         {"\"round.onnx\"", "\"a/../../b\"", "does not stay inside"},
@@ -137,13 +163,21 @@ static void refuses_fields(void) {
         {"\"capacity\": 64", "\"capacity\": 1", "model.capacity"},
         {"\"cache_rows\": 70", "\"cache_rows\": 71", "caches of model.cache_rows rows"},
         {"\"prefill_chunk\": 16", "\"prefill_chunk\": 0", "model.prefill_chunk"},
-        {"[2, 5]", "[]", "model.verify_widths: expected widths from 2, ascending, the last of them draft_len + 1"},
+        {"[2, 5]", "[]", "model.verify_widths: expected widths from 2, ascending, among them draft_len + 1"},
         {"[2, 5]", "[1, 5]", "model.verify_widths: expected widths from 2"},
         {"[2, 5]", "[2, 2, 5]", "model.verify_widths: expected widths from 2"},
         {"[2, 5]", "[2, 4]", "model.verify_widths: expected widths from 2"},
         {"[2, 5]", "[2, 5, 6]", "model.verify_widths: expected widths from 2"},
         {"[2, 5]", "[2, \"5\"]", "model.verify_widths: expected widths from 2"},
         {"[2, 5]", "5", "model.verify_widths: expected a list"},
+        {"\"lookup_len\": 0, ", "", "model.lookup_len: expected"},
+        {"\"lookup_len\": 0", "\"lookup_len\": 64", "model.lookup_len: expected an integer from 0"},
+        {"\"lookup_len\": 0", "\"lookup_len\": 3", "model.lookup_match: expected an integer from 1"},
+        {"\"lookup_match\": 0", "\"lookup_match\": 4", "model.lookup_match: expected an integer from 0"},
+        {"\"lookup_len\": 0, \"lookup_match\": 0", "\"lookup_len\": 6, \"lookup_match\": 4",
+         "model.verify_widths: expected widths from 2"},
+        {"\"lookup_len\": 0, \"lookup_match\": 0", "\"lookup_len\": 7, \"lookup_match\": 4",
+         "model.cache_rows: expected an integer from 71"},
         {"\"bos_token_id\": null", "\"bos_token_id\": 300", "model.bos_token_id"},
         {"\"dtype\": \"float32\"", "\"dtype\": \"float64\"",
          "graphs.round.dtype: expected int64, float32, float16, bfloat16 or int8, found float64"},
@@ -276,6 +310,7 @@ int main(void) {
     snprintf(path, sizeof path, "%s/report", folder);
     REQUIRE(mkdir(path, 0700) == 0);
     reads_a_good_bundle();
+    reads_prompt_lookup();
     refuses_fields();
     refuses_flipped_bits();
     refuses_cut_missing_and_replaced_files();

@@ -19,7 +19,7 @@ import tiny_bundles
 from forerun_compiler import bundle
 from forerun_compiler.bundle import CostRow, Manifest, check_bundle, read_manifest, update_manifest, write_bundle
 from forerun_compiler.errors import BundleError
-from forerun_compiler.manifest import parse, render
+from forerun_compiler.manifest_text import parse, render
 
 FILES = ("manifest.json", "plain.onnx", "round.onnx", "weights.bin")
 
@@ -156,9 +156,9 @@ def test_a_linked_subfolder_is_refused(folder: Path, tmp_path: Path) -> None:
 
 
 def test_another_format_is_refused_before_its_seal(folder: Path) -> None:
-    text = (folder / "manifest.json").read_text().replace('"format": 4', '"format": 5')
+    text = (folder / "manifest.json").read_text().replace('"format": 5', '"format": 6')
     (folder / "manifest.json").write_text(text)
-    assert "the bundle has format 5, this forerun reads format 4" in refusal(folder)
+    assert "the bundle has format 6, this forerun reads format 5" in refusal(folder)
 
 
 def test_a_sealed_manifest_with_wrong_fields_is_refused(folder: Path) -> None:

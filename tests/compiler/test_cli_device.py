@@ -11,7 +11,7 @@ import pytest
 from device_bundle import FOLDER, make_device_bundle
 from fake_machine import FakeMachine, build_driver
 from forerun_compiler import cli
-from forerun_compiler.manifest import parse
+from forerun_compiler.manifest_text import parse
 from table_bundle import TableBundle, make_table_bundle
 
 REASON = f"cuda:0: Fake GPU 0 (8.9) runs {FOLDER}, TensorRT-RTX 1.7.1.116\n"

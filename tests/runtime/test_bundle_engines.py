@@ -21,7 +21,7 @@ FILES = {"engines/one/sm89/round.engine": {"size": 1, "sha256": "aa"}, "engines/
 
 
 def write(folder: Path, **fields: object) -> None:
-    manifest = {"format": 4, "files": FILES, "graphs": {}, "engines": [ENTRY], **fields}
+    manifest = {"format": 5, "files": FILES, "graphs": {}, "engines": [ENTRY], **fields}
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
@@ -68,10 +68,10 @@ def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
 def test_another_format_is_refused(tmp_path: Path) -> None:
     write(tmp_path, format=2)
     assert (error := refusal(tmp_path)).status == "bundle error"
-    assert error.message.endswith("expected format 4, found 2; build it again with this version")
+    assert error.message.endswith("expected format 5, found 2; build it again with this version")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 4}', '{"format": 4, "graphs": {}, "engines": [1]}'])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 5}', '{"format": 5, "graphs": {}, "engines": [1]}'])
 def test_damage_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text, encoding="utf-8")
     assert (error := refusal(tmp_path)).status == "bundle error"
