@@ -91,8 +91,8 @@ typedef struct forerun_facts {
     int64_t block_size;    /* what the drafter was trained for; draft_len <= block_size */
     int64_t capacity;      /* most tokens that prompt and generation may have together */
     int64_t prefill_chunk; /* most prompt tokens in one prefill round */
-    /* What a decoding round may be as wide as: the anchor and its drafts, padded to the next of them. Ascending from 2,
-     * the last is draft_len + 1. */
+    /* What a decoding round may be as wide as: the anchor and its drafts, padded to the next of them. Ascending from 2;
+     * draft_len + 1 is among them, the last is 1 + the larger of draft_len and lookup_len. */
     const int64_t *verify_widths;
     size_t n_verify_widths;
     const int64_t *eos_token_ids;
@@ -101,6 +101,10 @@ typedef struct forerun_facts {
     size_t n_states;      /* for forerun_state */
     int32_t threads;      /* as used */
     int32_t has_costs;    /* 1 once forerun_set_costs gave them; 0: nothing is planned, every draft is verified */
+    /* Prompt lookup (Saxena 2023): where the last lookup_match tokens of the text (prompt and committed tokens) stood
+     * in it before, the up to lookup_len tokens that followed them may be a round's draft in place of the drafter's. 0,
+     * 0 = the bundle has none. */
+    int64_t lookup_len, lookup_match;
 } forerun_facts;
 
 typedef enum forerun_graph {
@@ -138,7 +142,7 @@ typedef struct forerun_graphs {
 typedef enum forerun_decoding {
     FORERUN_SPECULATIVE = 0, /* verify drafts; with costs only as many as pay, and none where none do */
     FORERUN_PLAIN = 1,       /* one token a round through the target's own graph; nothing of the drafter runs */
-    FORERUN_PADDED = 2       /* the fused graph at full width, its draft not verified: speculation off, same kernels */
+    FORERUN_PADDED = 2       /* the fused graph at draft_len + 1 tokens, none of them a draft: off, with its kernels */
 } forerun_decoding;
 
 typedef struct forerun_request {
@@ -147,8 +151,11 @@ typedef struct forerun_request {
     float temperature;      /* 0 = greedy (lowest id wins a tie); else finite and > 0 */
     uint64_t seed;          /* same seed, same bundle, same decoding, same machine: same tokens */
     forerun_decoding decoding;
-    int64_t draft_len;  /* most draft tokens to verify a round, 1 .. facts.draft_len; 0 = facts.draft_len */
-    int32_t fixed_plan; /* 1 = verify draft_len tokens in every round; 0 = what pays best, where costs are known */
+    int64_t draft_len; /* most of the drafter's tokens to verify a round, 1 .. facts.draft_len; 0 = facts.draft_len */
+    /* 1 = verify draft_len tokens in every round, or whatever was looked up; 0 = what pays best, where costs are known.
+     */
+    int32_t fixed_plan;
+    int32_t drafter_only; /* 1 = no prompt lookup; 0 = where the bundle has it */
 } forerun_request;
 
 /* What rounds of this bundle cost on this machine, as measured, in any unit. */
@@ -183,12 +190,13 @@ typedef struct forerun_round {
     size_t width;                  /* tokens that it ran on, padding among them */
     size_t n_drafted;              /* draft tokens verified in this round */
     size_t n_accepted;             /* those of them in `committed` */
-    const int64_t *draft_tokens;   /* [n_draft_tokens] the next draft, which follows the last committed token */
+    const int64_t *draft_tokens;   /* [n_draft_tokens] the drafter's next draft, after the last committed token */
     const float *draft_confidence; /* [n_draft_tokens] estimate that a position is accepted if those before it are */
     size_t n_draft_tokens;         /* facts.draft_len, or 0 where nothing is drafted */
     int64_t position;              /* tokens whose cache rows are valid after this round */
     int64_t session_ns;            /* inside the execution library */
     int64_t loop_ns;               /* everything else between entry and return of forerun_step */
+    int32_t looked_up;             /* 1 = the draft tokens verified in this round came from prompt lookup */
 } forerun_round;
 
 /* One state buffer: a cache, or the probabilities of the draft. Valid until forerun_close. On a GPU these are device
@@ -209,12 +217,13 @@ typedef struct forerun_table {
     int64_t draft_len;
     int64_t capacity;
     int64_t prefill_chunk;
-    const int64_t *verify_widths; /* as in forerun_facts; NULL = draft_len + 1 alone */
+    const int64_t *verify_widths; /* as in forerun_facts; NULL = draft_len + 1, and lookup_len + 1 where it is larger */
     size_t n_verify_widths;
     const float *target_logits; /* [vocab_size, vocab_size] row = last token, column = next token */
     const float *draft_logits;  /* [vocab_size, vocab_size] */
     const int64_t *eos_token_ids;
     size_t n_eos_token_ids;
+    int64_t lookup_len, lookup_match; /* as in forerun_facts; 0 = no prompt lookup */
 } forerun_table;
 
 /* The library's version; equals FORERUN_VERSION when header and library belong together. */
@@ -255,10 +264,10 @@ FORERUN_API forerun_status forerun_state(const forerun_engine *engine, size_t in
 FORERUN_API forerun_status forerun_token_bytes(const forerun_engine *engine, int64_t token, const char **bytes,
                                                size_t *n_bytes, forerun_error *error);
 
-/* From the next forerun_start on, each round verifies as many draft tokens as promise the most tokens for its cost, and
- * where speculation does not pay, plain rounds take its place for a while. The plan follows from these numbers and from
- * the generation itself, never from a clock: equal seeds give equal tokens. `costs` are copied; NULL forgets them.
- * Without costs nothing is planned. */
+/* From the next forerun_start on, each round verifies as many draft tokens as promise the most tokens for its cost, the
+ * drafter's or what was looked up, and where speculation does not pay, plain rounds take its place for a while. The
+ * plan follows from these numbers and from the generation itself, never from a clock: equal seeds give equal tokens.
+ * `costs` are copied; NULL forgets them. Without costs nothing is planned. */
 FORERUN_API forerun_status forerun_set_costs(forerun_engine *engine, const forerun_costs *costs, forerun_error *error);
 
 /* Begins a generation and forgets the one before; also clears an earlier forerun_cancel. Runs nothing by itself, but

@@ -17,16 +17,18 @@ typedef struct fr_run {
     size_t width; /* T */
 } fr_run;
 
-/* The graphs' inputs and outputs (K = draft_len). The loop writes the inputs and reads the outputs of one run. */
+/* The graphs' inputs and outputs (K = draft_len, M = fr_verify_len). The loop writes the inputs and reads the outputs
+ * of one run. */
 typedef struct fr_io {
     int64_t *tokens;         /* [T]: n_known committed tokens, n_draft draft tokens, padding */
     int64_t *n_known;        /* [1] */
     int64_t *n_draft;        /* [1] */
     int64_t *position;       /* [1] tokens in the cache */
     float *temperature;      /* [1] */
-    float *uniform;          /* [2K + 2]: K acceptance tests, the own token, K draft tokens, one spare */
+    float *uniform;          /* [M + K + 2]: M acceptance tests, the own token, K draft tokens, one spare */
+    int64_t *looked_up;      /* [1] 1 = the draft tokens come from prompt lookup; only where the model has one */
     int64_t *n_accepted;     /* [1] round graph only */
-    int64_t *committed;      /* [K + 1]; the plain graph writes the first */
+    int64_t *committed;      /* [M + 1]; the plain graph writes the first */
     int64_t *draft_tokens;   /* [K] round graph only, as the next */
     float *draft_confidence; /* [K] */
 } fr_io;

@@ -84,7 +84,7 @@ forerun_status fr_cuda_clear_states(fr_cuda *cuda, const fr_cuda_buffers *self, 
 }
 
 static forerun_status clear_blocks(fr_cuda *cuda, fr_cuda_buffers *self, const fr_io *io, forerun_error *error) {
-    for (int64_t i = 0; i < self->draft_len; i++)
+    for (int64_t i = 0; i < self->model->draft_len; i++)
         io->draft_confidence[i] = 1.0f; /* what a graph without a confidence head leaves there */
     const fr_cuda_block *blocks[2] = {&self->inputs, &self->results};
     for (int i = 0; i < 2; i++)
@@ -96,7 +96,7 @@ static forerun_status clear_blocks(fr_cuda *cuda, fr_cuda_buffers *self, const f
 
 forerun_status fr_cuda_buffers_open(fr_cuda *cuda, fr_arena *arena, const fr_model *model, const fr_graph *round,
                                     fr_io *io, fr_cuda_buffers *out, forerun_error *error) {
-    out->draft_len = model->draft_len;
+    out->model = model;
     lay_out(out, model, io);
     TRY(take_block(cuda, &out->inputs, "the inputs of a round", error));
     TRY(take_block(cuda, &out->results, "the results of a round", error));
@@ -127,12 +127,12 @@ void fr_cuda_buffers_close(fr_cuda *cuda, fr_cuda_buffers *self) {
 
 size_t fr_cuda_ports(const fr_cuda_buffers *self, const fr_io *io, fr_graph_kind kind, fr_port ports[FR_CUDA_PORTS]) {
     const bool plain = kind == FR_PLAIN;
-    size_t count = fr_ports(io, kind, self->draft_len, ports);
+    size_t count = fr_ports(io, kind, self->model, ports);
     for (size_t i = 0; plain && i < count; i++)
         if (strcmp(ports[i].name, "uniform") == 0)
             ports[i].data = self->plain_uniform; /* within the round graph's it would not be aligned */
     const fr_port next[2] = {
-        {"next_tokens", FR_INT64, true, 2, {1, plain ? 1 : self->draft_len + 1}, self->next_tokens},
+        {"next_tokens", FR_INT64, true, 2, {1, plain ? 1 : self->model->draft_len + 1}, self->next_tokens},
         {"next_position", FR_INT64, true, 1, {1}, self->next_position},
     };
     memcpy(ports + count, next, sizeof next);
@@ -169,7 +169,7 @@ forerun_status fr_cuda_copy_in(fr_cuda *cuda, const fr_cuda_buffers *self, const
 forerun_status fr_cuda_copy_out(fr_cuda *cuda, const fr_cuda_buffers *self, const fr_io *io, fr_run run,
                                 forerun_error *error) {
     const bool plain = run.kind == FR_PLAIN;
-    size_t n_next = plain ? 1 : (size_t)self->draft_len + 1;
+    size_t n_next = plain ? 1 : (size_t)self->model->draft_len + 1;
     size_t bytes = span(self->next_position, self->next_tokens, n_next * sizeof(int64_t));
     CUdeviceptr to = fr_cuda_address(&self->inputs, io->position);
     CUresult result =

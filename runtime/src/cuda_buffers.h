@@ -30,7 +30,7 @@ typedef struct fr_cuda_state {
 
 typedef struct fr_cuda_buffers {
     fr_cuda_block inputs, results;
-    int64_t draft_len;
+    const fr_model *model;                /* without prompt lookup: draft tokens never come from the host */
     float *plain_uniform;                 /* pinned [1] */
     int64_t *next_position, *next_tokens; /* pinned [1], [K + 1] */
     fr_cuda_state *states;                /* those of the round graph; the plain graph shares them by name */

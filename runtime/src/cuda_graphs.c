@@ -50,7 +50,7 @@ static forerun_status cuda_run(fr_backend *base, fr_run run, forerun_error *erro
     if (capture == NULL)
         return fr_fail(error, FORERUN_INVALID_STATE, "%s was not prepared for %zu tokens.",
                        self->captures.graphs[run.kind]->file, run.width);
-    *self->buffers.plain_uniform = base->io.uniform[self->buffers.draft_len];
+    *self->buffers.plain_uniform = base->io.uniform[self->buffers.model->draft_len];
     TRY(fr_cuda_check(&self->cuda, launch(self, capture->exec), "launching a round", error));
     TRY(fr_cuda_check(&self->cuda, self->cuda.StreamSynchronize(self->cuda.stream), "waiting for a round", error));
     return check_position(self, run, error);

@@ -20,17 +20,20 @@ static bool in_prompt(const fr_loop *self) {
 
 forerun_status fr_loop_open(fr_loop *self, fr_arena *arena, fr_backend *backend, const fr_model *model,
                             forerun_error *error) {
-    size_t k = (size_t)model->draft_len;
+    size_t k = (size_t)model->draft_len, m = (size_t)fr_verify_len(model);
     self->backend = backend;
     self->model = model;
     self->has_costs = false;
     self->tokens = fr_arena_take(arena, (size_t)model->capacity, sizeof(int64_t));
-    self->committed = fr_arena_take(arena, k + 1, sizeof(int64_t));
+    self->committed = fr_arena_take(arena, m + 1, sizeof(int64_t));
     self->draft = fr_arena_take(arena, k, sizeof(int64_t));
     self->confidence = fr_arena_take(arena, k, sizeof(float));
+    self->found = fr_arena_take(arena, (size_t)model->lookup_len, sizeof(int64_t));
     atomic_init(&self->cancelled, false);
-    if (!self->tokens || !self->committed || !self->draft || !self->confidence)
+    if (!self->tokens || !self->committed || !self->draft || !self->confidence || !self->found)
         return fr_fail(error, FORERUN_OUT_OF_MEMORY, "No memory for the buffers of a generation.");
+    TRY(fr_lookup_open(&self->lookup, arena, self->tokens, (size_t)model->capacity, (size_t)model->lookup_match,
+                       error));
     return fr_planner_open(&self->planner, arena, model, backend->has_confidence, error);
 }
 
@@ -55,7 +58,12 @@ forerun_status fr_loop_start(fr_loop *self, const int64_t *prompt, size_t n_prom
     self->n_new = 0;
     self->round = 0;
     self->planned = self->has_costs && request->decoding == FORERUN_SPECULATIVE && !request->fixed_plan;
+    self->looks_up = self->model->lookup_len > 0 && request->decoding == FORERUN_SPECULATIVE && !request->drafter_only;
+    self->looked_up = false;
     fr_planner_begin(&self->planner);
+    fr_lookup_begin(&self->lookup);
+    if (self->looks_up)
+        fr_lookup_extend(&self->lookup, n_prompt);
     TRY(fr_loop_prepare(self, error));
     if (self->backend->operations->begin != NULL)
         TRY(self->backend->operations->begin(self->backend, error));
@@ -106,11 +114,22 @@ static forerun_finish commit(fr_loop *self, size_t count, forerun_round *out) {
         if (is_end(self->model, token))
             out->finish = FORERUN_STOP;
     }
+    if (self->looks_up)
+        fr_lookup_extend(&self->lookup, (size_t)(self->n_prompt + self->n_new));
     if (out->finish == FORERUN_RUNNING && self->n_new >= self->request.max_new_tokens)
         out->finish = FORERUN_LENGTH;
     if (out->finish == FORERUN_RUNNING && fr_loop_remaining(self) == 0)
         out->finish = FORERUN_CAPACITY;
     return out->finish;
+}
+
+static void learn(fr_loop *self, fr_run run, size_t n_drafted, size_t accepted) {
+    if (!self->planned || run.kind == FR_PLAIN || run.phase != FORERUN_DECODE)
+        return;
+    if (self->looked_up)
+        fr_planner_learn_lookup(&self->planner, self->common, n_drafted, accepted);
+    else
+        fr_planner_learn(&self->planner, self->confidence, n_drafted, accepted);
 }
 
 /* What a run means: advances the generation and fills *out but for the times. */
@@ -122,19 +141,20 @@ static void read_outputs(fr_loop *self, fr_run run, forerun_round *out) {
     out->graph = plain ? FORERUN_GRAPH_PLAIN : FORERUN_GRAPH_ROUND;
     out->width = run.width;
     out->n_drafted = (size_t)io->n_draft[0];
+    out->looked_up = self->looked_up;
     self->position = io->position[0] + io->n_known[0] + (int64_t)accepted;
-    self->drafted = plain ? self->drafted : self->position;
+    if (!plain && io->position[0] <= self->drafted)
+        self->drafted = self->position;
     out->position = self->position;
     out->committed = self->committed;
     if (self->position < self->read_to)
         return;
-    if (self->planned && !plain && run.phase == FORERUN_DECODE)
-        fr_planner_learn(&self->planner, self->confidence, out->n_drafted, accepted);
+    learn(self, run, out->n_drafted, accepted);
     self->round++;
     commit(self, accepted + 1, out);
     out->n_accepted = accepted < out->n_committed ? accepted : out->n_committed;
-    if (plain)
-        return;
+    if (self->drafted < self->position)
+        return; /* the drafter has not read all of the text: what it drafts is worth nothing */
     size_t k = (size_t)self->model->draft_len;
     memcpy(self->draft, io->draft_tokens, k * sizeof(int64_t));
     memcpy(self->confidence, io->draft_confidence, k * sizeof(float));

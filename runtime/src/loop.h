@@ -3,6 +3,7 @@
 #define FORERUN_LOOP_H
 
 #include "backend.h"
+#include "lookup.h"
 #include "planner.h"
 
 #include <stdatomic.h>
@@ -14,9 +15,12 @@ typedef struct fr_loop {
     forerun_request request; /* draft_len resolved: 1 .. K, or 0 where nothing is verified */
     int64_t *tokens;         /* [capacity] the prompt, then what was committed */
     int64_t n_prompt;
-    int64_t *committed; /* [K + 1] what the last round reported */
+    int64_t *committed; /* [M + 1] what the last round reported */
     int64_t *draft;     /* [K] the draft that the next round verifies */
     float *confidence;  /* [K] */
+    fr_lookup lookup;   /* of `tokens` */
+    int64_t *found;     /* [L] what was looked up for the next round */
+    size_t common;      /* tokens that the text has in common with the place where it was found */
     int64_t position;   /* tokens in the target's cache */
     int64_t drafted;    /* tokens in the drafter's cache: less than `position` after plain rounds */
     int64_t read_to;    /* tokens up to here are read in chunks: the prompt; after a pause, all that there are */
@@ -25,6 +29,8 @@ typedef struct fr_loop {
     fr_planner planner;
     bool has_costs; /* of rounds: without them nothing is planned */
     bool planned;   /* this generation */
+    bool looks_up;  /* this generation */
+    bool looked_up; /* this round verifies what was found in place of the draft */
     bool running;
     atomic_bool cancelled;
 } fr_loop;

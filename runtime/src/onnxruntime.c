@@ -117,7 +117,7 @@ static forerun_status take_states(onnxruntime *self, forerun_error *error) {
     void *zeros = calloc(largest, 1);
     if (zeros == NULL)
         return fr_fail(error, FORERUN_OUT_OF_MEMORY, "No memory to clear states of %zu bytes.", largest);
-    fr_ort_binding once = {.width = (size_t)round->draft_len + 1};
+    fr_ort_binding once = {.width = (size_t)fr_verify_len(round->model) + 1};
     forerun_status status = clear_states(self, &once, zeros, error);
     fr_ort_graph_unbind(round, &once);
     free(zeros);
@@ -239,7 +239,7 @@ forerun_status fr_onnxruntime_open(fr_arena *arena, const char *folder, const fr
         fr_ort_graph *it = &self->graphs[kind];
         *it = (fr_ort_graph){.facts = it->facts, .kind = (fr_graph_kind)kind, .api = &self->api, .io = &self->base.io};
         it->states = &self->states;
-        it->draft_len = manifest->model.draft_len;
+        it->model = &manifest->model;
     }
     TRY(fr_io_take(arena, &self->base.io, &manifest->model, error));
     TRY(make_options(self, self->base.threads, error));

@@ -6,10 +6,10 @@ static forerun_status check(const fr_ort_graph *self, OrtStatus *status, const c
 
 /* The graphs of an engine also give what a loop on a device would read next: known, but not bound here. */
 static size_t list_ports(const fr_ort_graph *self, fr_port ports[FR_ORT_PORTS]) {
-    size_t count = fr_ports(self->io, self->kind, self->draft_len, ports);
+    size_t count = fr_ports(self->io, self->kind, self->model, ports);
     if (!self->on_device)
         return count;
-    const int64_t next = self->kind == FR_PLAIN ? 1 : self->draft_len + 1;
+    const int64_t next = self->kind == FR_PLAIN ? 1 : fr_verify_len(self->model) + 1;
     ports[count] = (fr_port){"next_tokens", FR_INT64, true, 2, {1, next}, NULL};
     ports[count + 1] = (fr_port){"next_position", FR_INT64, true, 1, {1}, NULL};
     return count + 2;

@@ -23,7 +23,7 @@ typedef struct fr_ort_graph {
     const OrtMemoryInfo *host;
     const fr_io *io;
     const fr_ort_states *states;
-    int64_t draft_len;
+    const fr_model *model;
     bool on_device; /* an engine's graph, whose states may be in a device's memory */
     OrtSession *session;
     OrtValue *ports[FR_ORT_PORTS]; /* NULL for tokens, whose shape depends on the width, and for what is not bound */

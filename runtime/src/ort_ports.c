@@ -4,15 +4,15 @@
 #include <stdio.h>
 #include <string.h>
 
-size_t fr_ports(const fr_io *io, fr_graph_kind kind, int64_t draft_len, fr_port ports[FR_MAX_PORTS]) {
-    const int64_t k = draft_len;
+size_t fr_ports(const fr_io *io, fr_graph_kind kind, const fr_model *model, fr_port ports[FR_MAX_PORTS]) {
+    const int64_t k = model->draft_len, m = fr_verify_len(model);
     /* The plain graph's one uniform is the round graph's for the own token: equal seeds sample alike. */
     const fr_port plain[] = {
         {"tokens", FR_INT64, false, 2, {1, -1}, io->tokens},
         {"n_known", FR_INT64, false, 1, {1}, io->n_known},
         {"position", FR_INT64, false, 1, {1}, io->position},
         {"temperature", FR_FLOAT32, false, 1, {1}, io->temperature},
-        {"uniform", FR_FLOAT32, false, 2, {1, 1}, io->uniform + k},
+        {"uniform", FR_FLOAT32, false, 2, {1, 1}, io->uniform + m},
         {"committed", FR_INT64, true, 2, {1, 1}, io->committed},
     };
     const fr_port round[] = {
@@ -21,14 +21,18 @@ size_t fr_ports(const fr_io *io, fr_graph_kind kind, int64_t draft_len, fr_port 
         {"n_draft", FR_INT64, false, 1, {1}, io->n_draft},
         {"position", FR_INT64, false, 1, {1}, io->position},
         {"temperature", FR_FLOAT32, false, 1, {1}, io->temperature},
-        {"uniform", FR_FLOAT32, false, 2, {1, 2 * k + 2}, io->uniform},
+        {"uniform", FR_FLOAT32, false, 2, {1, m + k + 2}, io->uniform},
         {"n_accepted", FR_INT64, true, 1, {1}, io->n_accepted},
-        {"committed", FR_INT64, true, 2, {1, k + 1}, io->committed},
+        {"committed", FR_INT64, true, 2, {1, m + 1}, io->committed},
         {"draft_tokens", FR_INT64, true, 2, {1, k}, io->draft_tokens},
         {"draft_confidence", FR_FLOAT32, true, 2, {1, k}, io->draft_confidence},
+        {"looked_up", FR_INT64, false, 1, {1}, io->looked_up}, /* the last: left out where nothing is looked up */
     };
-    memcpy(ports, kind == FR_PLAIN ? plain : round, kind == FR_PLAIN ? sizeof plain : sizeof round);
-    return kind == FR_PLAIN ? sizeof plain / sizeof plain[0] : sizeof round / sizeof round[0];
+    const bool is_plain = kind == FR_PLAIN;
+    memcpy(ports, is_plain ? plain : round, is_plain ? sizeof plain : sizeof round);
+    if (is_plain)
+        return sizeof plain / sizeof plain[0];
+    return sizeof round / sizeof round[0] - (model->lookup_len > 0 ? 0 : 1);
 }
 
 const fr_tensor *fr_port_find(const fr_graph *graph, const fr_port *port) {

@@ -15,10 +15,10 @@ typedef struct fr_port {
     void *data;
 } fr_port;
 
-enum { FR_MAX_PORTS = 10 };
+enum { FR_MAX_PORTS = 11 };
 
 /* The ports of a graph of `kind`, in ports[0 .. result-1]. */
-size_t fr_ports(const fr_io *io, fr_graph_kind kind, int64_t draft_len, fr_port ports[FR_MAX_PORTS]);
+size_t fr_ports(const fr_io *io, fr_graph_kind kind, const fr_model *model, fr_port ports[FR_MAX_PORTS]);
 
 /* The tensor of that name among the graph's inputs or outputs; NULL = none. */
 const fr_tensor *fr_port_find(const fr_graph *graph, const fr_port *port);

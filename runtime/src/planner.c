@@ -8,6 +8,10 @@ static const float FADE = 0.9f;
 /* Before anything is known a draft is thought good, so that it is tried, with the weight of four observations; a slot
  * is thought as good as the one before it, with the weight of two. */
 static const float PRIOR = 0.85f, PRIOR_WEIGHT = 4.0f, SLOT_WEIGHT = 2.0f;
+/* What each looked-up slot is worth on code where a repetition begins, and in the middle of one (as many tokens are as
+ * before): with the same weight, but it does not fade. */
+static const float LOOKUP_PRIOR[2] = {0.9f, 0.98f};
+enum { LONG_MATCH = 16 };
 /* A step of 0.1 a tested draft follows a text within some rounds; larger ones made sampled acceptance less likely. */
 static const float STEP = 0.1f, MOST_SHIFT = 4.0f;
 static const float LEAST_CONFIDENCE = 0.01f;
@@ -16,39 +20,41 @@ static const float PROBE_SHARE = 0.125f;
 enum { FIRST_READ = 8, MOST_PAUSE = 1 << 30, PAYING_ROUNDS = 8 };
 
 /* The count `first` .. n with the most expected tokens for its cost; the smallest of equals. */
-static size_t best_plan(const float *survival, const float *cost, size_t first, size_t n) {
-    double tokens = 1.0, most = -1.0;
-    size_t best = first;
+static fr_plan best_plan(const float *survival, const float *cost, size_t first, size_t n) {
+    fr_plan best = {first, -1.0};
+    double tokens = 1.0;
     for (size_t i = 0; i <= n; i++) {
         if (i > 0)
             tokens += (double)survival[i - 1];
         double rate = tokens / (double)cost[i];
-        if (i >= first && rate > most) {
-            most = rate;
-            best = i;
-        }
+        if (i >= first && rate > best.rate)
+            best = (fr_plan){i, rate};
     }
     return best;
 }
 
 size_t forerun_plan(const float *survival, const float *cost, size_t n_draft) {
-    return best_plan(survival, cost, 0, n_draft);
+    return best_plan(survival, cost, 0, n_draft).n_draft;
 }
 
 forerun_status fr_planner_open(fr_planner *self, fr_arena *arena, const fr_model *model, bool confident,
                                forerun_error *error) {
-    size_t k = (size_t)model->draft_len;
-    float **arrays[] = {&self->round, &self->either, &self->kept, &self->tested, &self->chance, &self->survival};
-    *self = (fr_planner){.draft_len = k, .confident = confident, .chunk = (size_t)model->prefill_chunk};
+    fr_lookup_rates *lookup = self->lookup;
+    float **arrays[] = {&self->round,    &self->either,   &self->kept,     &self->tested,     &self->chance,
+                        &self->survival, &lookup[0].kept, &lookup[1].kept, &lookup[0].tested, &lookup[1].tested};
+    *self = (fr_planner){.draft_len = (size_t)model->draft_len,
+                         .verify_len = (size_t)fr_verify_len(model),
+                         .confident = confident,
+                         .chunk = (size_t)model->prefill_chunk};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
-        if ((*arrays[i] = fr_arena_take(arena, k + 1, sizeof(float))) == NULL)
+        if ((*arrays[i] = fr_arena_take(arena, self->verify_len + 1, sizeof(float))) == NULL)
             return fr_fail(error, FORERUN_OUT_OF_MEMORY, "No memory to plan rounds.");
     return FORERUN_OK;
 }
 
 void fr_planner_costs(fr_planner *self, const fr_model *model, float plain, const float *round) {
     size_t width = 0; /* its index */
-    for (size_t n = 0; n <= self->draft_len; n++) {
+    for (size_t n = 0; n <= self->verify_len; n++) {
         while ((size_t)model->verify_widths[width] <= n)
             width++;
         self->round[n] = self->either[n] = round[width];
@@ -74,9 +80,10 @@ static void use_rates(fr_planner *self) {
         self->chance[i] = (SLOT_WEIGHT * self->chance[i - 1] + self->kept[i]) / (SLOT_WEIGHT + self->tested[i]);
 }
 
-static const float *survival(fr_planner *self) {
+/* Of the first `n`. */
+static const float *survival(fr_planner *self, size_t n) {
     float product = 1.0f;
-    for (size_t i = 0; i < self->draft_len; i++)
+    for (size_t i = 0; i < n; i++)
         self->survival[i] = product *= self->chance[i];
     return self->survival;
 }
@@ -84,19 +91,38 @@ static const float *survival(fr_planner *self) {
 size_t fr_planner_drafts(fr_planner *self, const float *confidence, size_t most, bool sampling) {
     use_rates(self);
     if (!self->confident)
-        return best_plan(survival(self), self->round, 0, most);
+        return best_plan(survival(self, most), self->round, 0, most).n_draft;
     for (size_t i = 0; i < most; i++) {
         self->chance[i] = calibrated(self, confidence[i]);
-        if (sampling && best_plan(survival(self), self->round, i, most) == i)
+        if (sampling && best_plan(survival(self, most), self->round, i, most).n_draft == i)
             return i;
     }
-    return sampling ? most : best_plan(survival(self), self->round, 0, most);
+    return sampling ? most : best_plan(survival(self, most), self->round, 0, most).n_draft;
+}
+
+double fr_planner_rate(fr_planner *self, const float *confidence, size_t most, bool sampling) {
+    use_rates(self);
+    for (size_t i = 0; self->confident && !sampling && i < most; i++)
+        self->chance[i] = calibrated(self, confidence[i]);
+    return best_plan(survival(self, most), self->round, 0, most).rate;
+}
+
+double fr_planner_plain_rate(const fr_planner *self) {
+    return 1.0 / (double)self->plain;
+}
+
+fr_plan fr_planner_lookup(fr_planner *self, size_t common, size_t most) {
+    const bool is_long = common >= LONG_MATCH;
+    const fr_lookup_rates *rates = &self->lookup[is_long];
+    for (size_t i = 0; i < most; i++)
+        self->chance[i] = (LOOKUP_PRIOR[is_long] * PRIOR_WEIGHT + rates->kept[i]) / (PRIOR_WEIGHT + rates->tested[i]);
+    return best_plan(survival(self, most), self->round, 0, most);
 }
 
 /* Whether speculation is worth its time: at the best fixed plan, or as it is done. */
 static bool pays(fr_planner *self) {
     use_rates(self);
-    return best_plan(survival(self), self->either, 0, self->draft_len) > 0 ||
+    return best_plan(survival(self, self->draft_len), self->either, 0, self->draft_len).n_draft > 0 ||
            (self->spent > 0.0f && self->won * self->plain >= self->spent);
 }
 
@@ -116,17 +142,32 @@ void fr_planner_begin(fr_planner *self) {
     self->pause = self->left = self->paying = 0;
     memset(self->kept, 0, self->draft_len * sizeof(float));
     memset(self->tested, 0, self->draft_len * sizeof(float));
+    for (int i = 0; i < 2; i++) {
+        memset(self->lookup[i].kept, 0, self->verify_len * sizeof(float));
+        memset(self->lookup[i].tested, 0, self->verify_len * sizeof(float));
+    }
     self->kept[0] = PRIOR * PRIOR_WEIGHT;
     self->tested[0] = PRIOR_WEIGHT;
     if (!pays(self)) /* not even a good draft would */
         begin_pause(self);
 }
 
+/* Draft `slot` was tested: it is the first that was not kept, or one before it. */
+static void count(float *kept, float *tested, size_t slot, size_t n_accepted) {
+    kept[slot] = FADE * kept[slot] + (slot < n_accepted ? 1.0f : 0.0f);
+    tested[slot] = FADE * tested[slot] + 1.0f;
+}
+
+void fr_planner_learn_lookup(fr_planner *self, size_t common, size_t n_drafted, size_t n_accepted) {
+    const fr_lookup_rates *rates = &self->lookup[common >= LONG_MATCH];
+    for (size_t i = 0; i < n_drafted && i <= n_accepted; i++)
+        count(rates->kept, rates->tested, i, n_accepted);
+}
+
 void fr_planner_learn(fr_planner *self, const float *confidence, size_t n_drafted, size_t n_accepted) {
     for (size_t i = 0; i < n_drafted && i <= n_accepted; i++) {
         float kept = i < n_accepted ? 1.0f : 0.0f;
-        self->kept[i] = FADE * self->kept[i] + kept;
-        self->tested[i] = FADE * self->tested[i] + 1.0f;
+        count(self->kept, self->tested, i, n_accepted);
         self->shift += STEP * (kept - calibrated(self, confidence[i]));
         self->shift = fminf(fmaxf(self->shift, -MOST_SHIFT), MOST_SHIFT);
     }

@@ -1,5 +1,6 @@
 #include "reference.h"
 
+#include "reference_table.h"
 #include "sampler.h"
 
 #include <inttypes.h>
@@ -11,11 +12,11 @@
  * a row written in the wrong place, or left from a rejected draft, changes the output as it would in a real model. */
 typedef struct reference {
     fr_backend base;
-    size_t vocab, draft_len, rows;
+    size_t vocab, draft_len, verify_len, rows;
     float *target_logits, *draft_logits; /* [V, V] */
     int64_t *cache;                      /* [rows] state */
     float *draft_probs;                  /* [K, V] state */
-    float *target;                       /* [K + 1, V] logits or probabilities of the verified rows */
+    float *target;                       /* [M + 1, V] logits or probabilities of the verified rows */
     float *scratch;                      /* [V] */
 } reference;
 
@@ -63,12 +64,25 @@ static void run_drafter(reference *self, int64_t anchor) {
         const float *logits = self->draft_logits + (size_t)previous * self->vocab;
         float *probs = self->draft_probs + k * self->vocab;
         forerun_softmax(logits, self->vocab, temperature > 0.0f ? temperature : 1.0f, probs);
-        int64_t token = temperature > 0.0f ? forerun_sample(probs, self->vocab, io->uniform[self->draft_len + 1 + k])
+        int64_t token = temperature > 0.0f ? forerun_sample(probs, self->vocab, io->uniform[self->verify_len + 1 + k])
                                            : fr_argmax(logits, self->vocab);
         io->draft_tokens[k] = token;
         io->draft_confidence[k] = acceptance(self, previous, token, probs, temperature);
         previous = token;
     }
+}
+
+/* Tokens that were looked up were not drawn from draft_probs, nor from anything else. */
+static size_t accept(reference *self, const int64_t *draft, size_t n_draft, bool looked_up) {
+    const fr_io *io = &self->base.io;
+    const float own = io->uniform[self->verify_len];
+    if (!(io->temperature[0] > 0.0f))
+        return forerun_accept_greedy(self->target, self->vocab, draft, n_draft, io->committed);
+    if (looked_up)
+        return forerun_accept_delta(self->target, self->vocab, draft, n_draft, io->uniform, own, self->scratch,
+                                    io->committed);
+    return forerun_accept_ratio(self->target, self->draft_probs, self->vocab, draft, n_draft, io->uniform, own,
+                                self->scratch, io->committed);
 }
 
 static forerun_status reference_run(fr_backend *base, fr_run run, forerun_error *error) {
@@ -83,15 +97,10 @@ static forerun_status reference_run(fr_backend *base, fr_run run, forerun_error 
     const int64_t *draft = io->tokens + known;
     float temperature = io->temperature[0];
     run_target(self, (size_t)io->position[0] + known - 1, n_draft + 1, temperature);
-    size_t accepted;
-    if (temperature > 0.0f)
-        accepted = forerun_accept_ratio(self->target, self->draft_probs, self->vocab, draft, n_draft, io->uniform,
-                                        io->uniform[self->draft_len], self->scratch, io->committed);
-    else
-        accepted = forerun_accept_greedy(self->target, self->vocab, draft, n_draft, io->committed);
+    size_t accepted = accept(self, draft, n_draft, run.kind == FR_ROUND && io->looked_up[0] != 0);
     if (run.kind == FR_PLAIN)
         return FORERUN_OK;
-    for (size_t i = n_draft + 1; i <= self->draft_len; i++)
+    for (size_t i = n_draft + 1; i <= self->verify_len; i++)
         io->committed[i] = -1;
     io->n_accepted[0] = (int64_t)accepted;
     run_drafter(self, io->committed[accepted]);
@@ -115,91 +124,17 @@ static void reference_close(fr_backend *base) {
     (void)base; /* all of it lives in the arena */
 }
 
-static forerun_status check_logits(const char *name, const float *logits, size_t vocab, forerun_error *error) {
-    if (logits == NULL)
-        return fr_fail(error, FORERUN_INVALID_ARGUMENT, "The table's %s is NULL.", name);
-    for (size_t row = 0; row < vocab; row++) {
-        size_t finite = 0;
-        for (size_t i = 0; i < vocab; i++) {
-            float value = logits[row * vocab + i];
-            if (isnan(value) || value == INFINITY)
-                return fr_fail(error, FORERUN_INVALID_ARGUMENT, "The table's %s[%zu][%zu] is NaN or +infinity.", name,
-                               row, i);
-            finite += isfinite(value) ? 1 : 0;
-        }
-        if (finite == 0)
-            return fr_fail(error, FORERUN_INVALID_ARGUMENT, "Row %zu of the table's %s has no finite entry.", row,
-                           name);
-    }
-    return FORERUN_OK;
-}
-
-static bool good_widths(const forerun_table *table) {
-    int64_t before = 1;
-    if (table->n_verify_widths == 0)
-        return true;
-    for (size_t i = 0; table->verify_widths != NULL && i < table->n_verify_widths; i++) {
-        if (table->verify_widths[i] <= before)
-            return false;
-        before = table->verify_widths[i];
-    }
-    return before == table->draft_len + 1;
-}
-
-static forerun_status check_table(const forerun_table *table, forerun_error *error) {
-    if (table->vocab_size < 1 || table->vocab_size > 4096 || table->draft_len < 1 || table->draft_len > FR_MAX_DRAFT ||
-        table->capacity < 2 || table->capacity > INT32_MAX || table->prefill_chunk < 1 ||
-        table->prefill_chunk > INT32_MAX || (table->n_eos_token_ids > 0 && table->eos_token_ids == NULL))
-        return fr_fail(error, FORERUN_INVALID_ARGUMENT,
-                       "A table needs vocab_size 1 .. 4096, draft_len 1 .. %d, capacity >= 2, prefill_chunk >= 1.",
-                       FR_MAX_DRAFT);
-    if (!good_widths(table))
-        return fr_fail(error, FORERUN_INVALID_ARGUMENT,
-                       "The table's verify_widths must ascend from 2 or more to draft_len + 1 = %" PRId64 ".",
-                       table->draft_len + 1);
-    for (size_t i = 0; i < table->n_eos_token_ids; i++)
-        if (table->eos_token_ids[i] < 0 || table->eos_token_ids[i] >= table->vocab_size)
-            return fr_fail(error, FORERUN_INVALID_ARGUMENT, "The table's eos_token_ids[%zu] is not in its vocabulary.",
-                           i);
-    forerun_status status = check_logits("target_logits", table->target_logits, (size_t)table->vocab_size, error);
-    return status != FORERUN_OK ? status
-                                : check_logits("draft_logits", table->draft_logits, (size_t)table->vocab_size, error);
-}
-
-static void describe(const forerun_table *table, fr_model *model) {
-    *model = (fr_model){.name = "table",
-                        .target_architecture = "table",
-                        .drafter_family = "table",
-                        .vocab_size = table->vocab_size,
-                        .draft_len = table->draft_len,
-                        .block_size = table->draft_len,
-                        .capacity = table->capacity,
-                        .cache_rows = table->capacity + table->draft_len + 1,
-                        .prefill_chunk = table->prefill_chunk,
-                        .n_verify_widths = table->n_verify_widths > 0 ? table->n_verify_widths : 1,
-                        .n_eos_token_ids = table->n_eos_token_ids,
-                        .bos_token_id = -1};
-}
-
 static const fr_backend_operations operations = {reference_prepare, reference_run, reference_state, reference_close,
                                                  NULL};
 
 forerun_status fr_reference_open(fr_arena *arena, const forerun_table *table, fr_model *model, fr_backend **out,
                                  forerun_error *error) {
-    forerun_status status = check_table(table, error);
-    if (status != FORERUN_OK)
-        return status;
-    describe(table, model);
+    TRY(fr_table_describe(arena, table, model, error));
     size_t vocab = (size_t)table->vocab_size, draft_len = (size_t)table->draft_len,
            table_bytes = vocab * vocab * sizeof(float);
     reference *self = fr_arena_take(arena, 1, sizeof *self);
-    model->eos_token_ids = fr_arena_take(arena, table->n_eos_token_ids, sizeof(int64_t));
-    model->verify_widths = fr_arena_take(arena, model->n_verify_widths, sizeof(int64_t));
-    if (self == NULL || model->eos_token_ids == NULL || model->verify_widths == NULL)
+    if (self == NULL)
         return fr_fail(error, FORERUN_OUT_OF_MEMORY, "No memory for the table model.");
-    model->verify_widths[0] = table->draft_len + 1;
-    if (table->n_verify_widths > 0)
-        memcpy(model->verify_widths, table->verify_widths, table->n_verify_widths * sizeof(int64_t));
     self->base = (fr_backend){.operations = &operations,
                               .name = "reference",
                               .version = FORERUN_VERSION,
@@ -208,20 +143,19 @@ forerun_status fr_reference_open(fr_arena *arena, const forerun_table *table, fr
                               .has_confidence = true};
     self->vocab = vocab;
     self->draft_len = draft_len;
+    self->verify_len = (size_t)fr_verify_len(model);
     self->rows = (size_t)model->cache_rows;
     self->target_logits = fr_arena_take(arena, table_bytes, 1);
     self->draft_logits = fr_arena_take(arena, table_bytes, 1);
     self->cache = fr_arena_take(arena, self->rows, sizeof(int64_t));
     self->draft_probs = fr_arena_take(arena, draft_len * vocab, sizeof(float));
-    self->target = fr_arena_take(arena, (draft_len + 1) * vocab, sizeof(float));
+    self->target = fr_arena_take(arena, (self->verify_len + 1) * vocab, sizeof(float));
     self->scratch = fr_arena_take(arena, vocab, sizeof(float));
     if (!self->target_logits || !self->draft_logits || !self->cache || !self->draft_probs || !self->target ||
         !self->scratch)
         return fr_fail(error, FORERUN_OUT_OF_MEMORY, "No memory for the table model.");
     memcpy(self->target_logits, table->target_logits, table_bytes);
     memcpy(self->draft_logits, table->draft_logits, table_bytes);
-    if (table->n_eos_token_ids > 0)
-        memcpy(model->eos_token_ids, table->eos_token_ids, table->n_eos_token_ids * sizeof(int64_t));
     *out = &self->base;
     return fr_io_take(arena, &self->base.io, model, error);
 }

@@ -17,6 +17,9 @@ static forerun_status check_request(const fr_model *model, const forerun_request
     if (request->fixed_plan != 0 && request->fixed_plan != 1)
         return fr_fail(error, FORERUN_INVALID_ARGUMENT, "fixed_plan must be 0 or 1, found %d.",
                        (int)request->fixed_plan);
+    if (request->drafter_only != 0 && request->drafter_only != 1)
+        return fr_fail(error, FORERUN_INVALID_ARGUMENT, "drafter_only must be 0 or 1, found %d.",
+                       (int)request->drafter_only);
     if (request->draft_len < 0 || request->draft_len > model->draft_len)
         return fr_fail(error, FORERUN_INVALID_ARGUMENT,
                        "draft_len must be 1 .. %" PRId64 " for this bundle (0 = %" PRId64 "), found %" PRId64 ".",

@@ -176,7 +176,9 @@ forerun_status forerun_describe(const forerun_engine *engine, forerun_facts *out
                            .bos_token_id = model->bos_token_id,
                            .n_states = engine->backend->n_states,
                            .threads = engine->backend->threads,
-                           .has_costs = engine->loop.has_costs};
+                           .has_costs = engine->loop.has_costs,
+                           .lookup_len = model->lookup_len,
+                           .lookup_match = model->lookup_match};
     return FORERUN_OK;
 }
 

@@ -123,7 +123,7 @@ static void refuses_bad_costs(void) {
         table.verify_widths = widths[i];
         table.n_verify_widths = 2;
         CHECK(forerun_open_table(&table, &engine, &error) == FORERUN_INVALID_ARGUMENT);
-        CHECK_HAS(error.message, "verify_widths must ascend from 2 or more to draft_len + 1 = 5");
+        CHECK_HAS(error.message, "verify_widths must ascend from 2 or more, with draft_len + 1 = 5 among them");
     }
 }
 
