@@ -175,7 +175,8 @@ class Engine {
     }
 
     Engine(Table target, Table draft, int64_t draft_len, int64_t capacity, int64_t prefill_chunk,
-           const std::vector<int64_t> &eos, const std::vector<int64_t> &widths) {
+           const std::vector<int64_t> &eos, const std::vector<int64_t> &widths, int64_t lookup_len,
+           int64_t lookup_match) {
         const size_t vocab = target.shape(0);
         if (target.shape(1) != vocab || draft.shape(0) != vocab || draft.shape(1) != vocab)
             raise(forerun_status_name(FORERUN_INVALID_ARGUMENT), "both tables must be [vocab_size, vocab_size]");
@@ -191,6 +192,8 @@ class Engine {
         table.draft_logits = draft.data();
         table.eos_token_ids = eos.data();
         table.n_eos_token_ids = eos.size();
+        table.lookup_len = lookup_len;
+        table.lookup_match = lookup_match;
         forerun_error error{};
         check(forerun_open_table(&table, &engine_, &error), error);
     }
@@ -255,7 +258,7 @@ class Engine {
     }
 
     void start(Ids prompt, int64_t max_new_tokens, float temperature, uint64_t seed, const std::string &decoding,
-               int64_t draft_len, bool fixed_plan) {
+               int64_t draft_len, bool fixed_plan, bool drafter_only) {
         forerun_request request{};
         request.struct_size = sizeof request;
         request.max_new_tokens = max_new_tokens;
@@ -264,6 +267,7 @@ class Engine {
         request.decoding = parse_decoding(decoding);
         request.draft_len = draft_len;
         request.fixed_plan = fixed_plan ? 1 : 0;
+        request.drafter_only = drafter_only ? 1 : 0;
         forerun_engine *engine = open();
         forerun_error error{};
         forerun_status status;
@@ -321,7 +325,9 @@ void bind_results(nb::module_ &m) {
                      [](const Facts &f) { return f.raw.bos_token_id < 0 ? nb::none() : nb::cast(f.raw.bos_token_id); })
         .def_prop_ro("n_states", [](const Facts &f) { return f.raw.n_states; })
         .def_prop_ro("threads", [](const Facts &f) { return f.raw.threads; })
-        .def_prop_ro("has_costs", [](const Facts &f) { return f.raw.has_costs != 0; });
+        .def_prop_ro("has_costs", [](const Facts &f) { return f.raw.has_costs != 0; })
+        .def_prop_ro("lookup_len", [](const Facts &f) { return f.raw.lookup_len; })
+        .def_prop_ro("lookup_match", [](const Facts &f) { return f.raw.lookup_match; });
 
     nb::class_<Round>(m, "Round")
         .def_prop_ro("phase", [](const Round &r) { return phase_name(r.raw.phase); })
@@ -334,6 +340,7 @@ void bind_results(nb::module_ &m) {
         .def_prop_ro("draft_tokens", [](const Round &r) { return to_tuple(r.draft_tokens); })
         .def_prop_ro("draft_confidence", [](const Round &r) { return to_tuple(r.draft_confidence); })
         .def_prop_ro("position", [](const Round &r) { return r.raw.position; })
+        .def_prop_ro("looked_up", [](const Round &r) { return r.raw.looked_up != 0; })
         .def_prop_ro("session_us", [](const Round &r) { return static_cast<double>(r.raw.session_ns) / 1000.0; })
         .def_prop_ro("loop_us", [](const Round &r) { return static_cast<double>(r.raw.loop_ns) / 1000.0; });
 }
@@ -352,15 +359,16 @@ NB_MODULE(_core, m) {
                       nb::object, const std::string &, int32_t>(),
              "bundle"_a, "engine"_a, "library"_a, "version"_a, "bind"_a, "enqueue"_a, "driver"_a, "device"_a)
         .def(nb::init<Table, Table, int64_t, int64_t, int64_t, const std::vector<int64_t> &,
-                      const std::vector<int64_t> &>(),
+                      const std::vector<int64_t> &, int64_t, int64_t>(),
              "target_logits"_a.noconvert(), "draft_logits"_a.noconvert(), "draft_len"_a, "capacity"_a,
-             "prefill_chunk"_a, "eos_token_ids"_a, "verify_widths"_a = std::vector<int64_t>())
+             "prefill_chunk"_a, "eos_token_ids"_a, "verify_widths"_a = std::vector<int64_t>(), "lookup_len"_a = 0,
+             "lookup_match"_a = 0)
         .def("close", &Engine::close)
         .def("describe", &Engine::describe)
         .def("state", &Engine::state, "index"_a)
         .def("token_bytes", &Engine::token_bytes, "token"_a)
         .def("start", &Engine::start, "prompt"_a.noconvert(), "max_new_tokens"_a, "temperature"_a, "seed"_a,
-             "decoding"_a, "draft_len"_a, "fixed_plan"_a = false)
+             "decoding"_a, "draft_len"_a, "fixed_plan"_a = false, "drafter_only"_a = false)
         .def("set_costs", &Engine::set_costs, "plain"_a, "rounds"_a)
         .def("step", &Engine::step);
 }

@@ -10,9 +10,10 @@ from forerun._core import VERSION as __version__
 from forerun._core import Facts, Round
 from forerun.costs import Costs
 from forerun.device import Choice
-from forerun.engine import Engine, load
+from forerun.engine import Engine
 from forerun.errors import ForerunError
 from forerun.generation import Generation, Stream
+from forerun.loading import load
 from forerun.operators import kernel_library
 from forerun.rounds import Rounds
 from forerun.statistics import Statistics

@@ -1,4 +1,4 @@
-"""The open bundle: `load` finds the execution library and opens it, `Engine` generates from it."""
+"""The open bundle: what it generates, as text or round by round."""
 
 from __future__ import annotations
 
@@ -11,92 +11,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from forerun import _core
-from forerun import device as gpu_devices
-from forerun.bundle_engines import read_engines
 from forerun.chat import Message, render_chat
-from forerun.costs import Costs, read_costs
-from forerun.device import Choice, Gpu, choose, find_devices, parse_device
+from forerun.costs import Costs
+from forerun.device import Choice
 from forerun.errors import refuse_argument
 from forerun.generation import Generation, Stream
-from forerun.library import VARIABLE, find_library
-from forerun.machine import describe_machine
-from forerun.primary_context import PrimaryContext
 from forerun.prompt import Prompt, parse_prompt
 from forerun.request import Decoding, parse_request
 from forerun.rounds import Guard, Rounds
-from forerun.runtime_cache import RuntimeCache, cache_folder
 from forerun.statistics import StatisticsCounter
-from forerun.tensorrt import TensorRTGraphs
-from forerun.tensorrt_package import find_package
 from forerun.text import TextAssembler, decode_tokens, parse_stops
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-MOST_THREADS = 1024
-
-
-def load(
-    path: str | os.PathLike[str],
-    *,
-    device: str = "cpu",
-    threads: int | None = None,
-    library: str | os.PathLike[str] | None = None,
-) -> Engine:
-    """Opens the bundle in the folder `path`; every file's size and hash is checked before it is used.
-
-    `device` is "cpu"; "cuda", the first GPU that one of the bundle's engines was built for, or "cuda:N", that one; or
-    "auto", a GPU if one fits and else the CPU. What was chosen, and why, is the engine's `device`.
-    On the CPU `threads` is how many one round may use (default: the processors this process may run on), and `library`
-    the path of libonnxruntime.so; default: the environment variable FORERUN_ONNXRUNTIME, then the installed
-    onnxruntime. A GPU needs the TensorRT package that built the engine, in that version.
-    Raises ForerunError, which names the file, what was expected, what was found and what to do.
-    """
-    if threads is not None and (type(threads) is not int or not 1 <= threads <= MOST_THREADS):
-        raise refuse_argument(f"threads: expected 1 .. {MOST_THREADS} or None, got {threads!r}")
-    folder = Path(path)
-    choice = Choice("cpu", "")
-    if parse_device(device) != "cpu":
-        devices = find_devices()
-        choice = choose(read_engines(folder), device, devices, find_package)
-        if choice.gpu is not None:
-            return _open_on_gpu(folder, choice, choice.gpu, devices.cuda, cache_folder(os.environ))
-    found = find_library(library, os.environ.get(VARIABLE))
-    return _with_costs(Engine(_core.Engine(os.fspath(folder), os.fspath(found), threads or 0), folder, choice), folder)
-
-
-def _with_costs(engine: Engine, folder: Path) -> Engine:
-    """The engine, with the costs that its bundle knows of this machine."""
-    try:
-        fingerprint = describe_machine(engine.facts, engine.device).fingerprint
-        engine.set_costs(read_costs(folder, fingerprint, engine.facts.verify_widths))
-    except BaseException:
-        engine.close()
-        raise
-    return engine
-
-
-def _open_on_gpu(folder: Path, choice: Choice, gpu: Gpu, cuda: tuple[int, int], caches: Path) -> Engine:
-    """`cuda` is the driver's; what TensorRT-RTX compiles is kept in the folder `caches`."""
-    entry = gpu.engine
-    cache = RuntimeCache(caches, entry, gpu.device.name, cuda) if entry.backend == "tensorrt-rtx" else None
-    driver, ordinal = gpu_devices.DRIVER, gpu.device.ordinal
-    graphs = TensorRTGraphs(folder, entry, cache, PrimaryContext(driver, ordinal))
-    try:
-        core = _core.Engine(
-            os.fspath(folder),
-            engine=entry.folder,
-            library=entry.backend,
-            version=entry.library,
-            bind=graphs.bind,
-            enqueue=graphs.enqueue,
-            driver=driver,
-            device=ordinal,
-        )
-    except BaseException:
-        graphs.close()
-        raise
-    return _with_costs(Engine(core, folder, choice, graphs.close), folder)
 
 
 class Engine:
@@ -132,6 +59,7 @@ class Engine:
         decoding: Decoding = ...,
         draft_len: int | None = ...,
         planning: bool = ...,
+        lookup: bool = ...,
     ) -> Generation: ...
     @overload
     def generate(
@@ -146,6 +74,7 @@ class Engine:
         decoding: Decoding = ...,
         draft_len: int | None = ...,
         planning: bool = ...,
+        lookup: bool = ...,
     ) -> Stream: ...
     def generate(
         self,
@@ -159,14 +88,16 @@ class Engine:
         decoding: Decoding = "speculative",
         draft_len: int | None = None,
         planning: bool = True,
+        lookup: bool = True,
     ) -> Generation | Stream:
         """Continues `prompt`: text, token ids, or chat messages (for bundles with a chat template).
 
         `temperature` 0 is greedy. `stop` strings end the text and are not part of it. With `stream` true the result
         is an iterator of text chunks (its `generation` holds the result at the end, `cancel()` ends it early); with a
         function, the function is called with every chunk and ends the generation by returning False.
-        `draft_len` verifies at most so many draft tokens a round; with `planning`, and costs of this machine in the
-        bundle (`build-engine bench --save`), a round verifies as many of them as pay, which may be none.
+        `draft_len` verifies at most so many of the drafter's tokens a round; with `planning`, and costs of this machine
+        in the bundle (`build-engine bench --save`), a round verifies as many as pay, which may be none. With `lookup`,
+        in a bundle with prompt lookup, what followed the text's last tokens before may be verified in their place.
         Raises ForerunError for what cannot be served, before anything runs.
         """
         stops = parse_stops(stop)
@@ -180,8 +111,9 @@ class Engine:
             decoding=decoding,
             draft_len=draft_len,
             planning=planning,
+            lookup=lookup,
         )
-        counter = StatisticsCounter(rounds.prompt_tokens, self.facts.draft_len)
+        counter = StatisticsCounter(rounds.prompt_tokens, max(self.facts.draft_len, self.facts.lookup_len))
         chunks = Stream(rounds, TextAssembler(self._core.token_bytes, stops), counter)
         if stream is True:
             return chunks
@@ -201,6 +133,7 @@ class Engine:
         decoding: Decoding = "speculative",
         draft_len: int | None = None,
         planning: bool = True,
+        lookup: bool = True,
     ) -> Rounds:
         """The same generation, round by round: what was committed, what was drafted, and the times.
 
@@ -215,6 +148,7 @@ class Engine:
             decoding=decoding,
             draft_len=draft_len,
             planning=planning,
+            lookup=lookup,
         )
         ids = parse_prompt(prompt, self.facts, encode_text=self.encode, encode_chat=self._encode_chat)
         return Rounds(self._guard, ids, request)

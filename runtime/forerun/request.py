@@ -19,7 +19,8 @@ graph at full width without a draft, which is speculation off through the very s
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One generation's settings; `draft_len` 0 is all that is drafted, `planning` leaves out what costs too much."""
+    """One generation's settings; `draft_len` 0 is all that is drafted, `planning` leaves out what costs too much,
+    `lookup` takes drafts from the text where it repeats itself."""
 
     max_new_tokens: int
     temperature: float
@@ -27,6 +28,7 @@ class Request:
     decoding: Decoding
     draft_len: int
     planning: bool
+    lookup: bool
 
 
 def parse_request(
@@ -38,12 +40,14 @@ def parse_request(
     decoding: str,
     draft_len: SupportsIndex | None,
     planning: bool,
+    lookup: bool,
 ) -> Request:
     """Checks the settings against the bundle; raises ForerunError ("invalid argument") that names the setting."""
     if decoding not in get_args(Decoding):
         raise refuse_argument(f"decoding: expected one of {', '.join(get_args(Decoding))}, got {decoding!r}")
-    if not isinstance(planning, bool):
-        raise refuse_argument(f"planning: expected True or False, got {planning!r}")
+    for name, switch in (("planning", planning), ("lookup", lookup)):
+        if not isinstance(switch, bool):
+            raise refuse_argument(f"{name}: expected True or False, got {switch!r}")
     limit = np.iinfo(np.int64).max
     return Request(
         max_new_tokens=_integer("max_new_tokens", max_new_tokens, 1, limit),
@@ -52,6 +56,7 @@ def parse_request(
         decoding=decoding,  # type: ignore[arg-type]
         draft_len=0 if draft_len is None else _integer("draft_len", draft_len, 1, facts.draft_len),
         planning=planning,
+        lookup=lookup,
     )
 
 

@@ -47,6 +47,7 @@ class Guard:
                     request.decoding,
                     request.draft_len,
                     not request.planning,
+                    not request.lookup,
                 )
         except BaseException:
             self._claim.release()

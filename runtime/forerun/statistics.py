@@ -22,6 +22,8 @@ class Statistics:
     accepted: int  # those of them that were committed
     acceptance_length: float  # committed tokens per round, the target's own included; 0.0 without a round
     verified_width: float  # mean rows of the rounds that verified drafts, padding among them; 0.0 without one
+    looked_up_share: float  # share of rounds that verified what prompt lookup found; 0.0 without a round
+    looked_up_accepted: float  # mean accepted draft tokens of these rounds; 0.0 without one
     plain_share: float  # share of rounds that the target ran alone, without a draft; 0.0 without a round
     acceptance_per_position: tuple[float, ...]  # share of rounds whose draft i was accepted; empty if none drafted
     prefill_us: float  # all of reading the prompt; gives the first new token
@@ -32,11 +34,12 @@ class Statistics:
 
 
 class StatisticsCounter:
-    """Adds up rounds; `draft_len` is the bundle's K."""
+    """Adds up rounds; `draft_len` is the most draft tokens that one of them verifies, the drafter's or looked up."""
 
     def __init__(self, prompt_tokens: int, draft_len: int) -> None:
         self._prompt_tokens = prompt_tokens
         self._reached = [0] * draft_len
+        self._looked_up = self._looked_up_accepted = 0
         self._rounds = self._drafted = self._committed = self._plain = self._verifying = self._rows = 0
         self._prefill_us = self._session_us = self._loop_us = 0.0
 
@@ -48,6 +51,9 @@ class StatisticsCounter:
         self._rounds += 1
         self._drafted += finished.n_drafted
         self._plain += finished.graph == "plain"
+        if finished.looked_up:
+            self._looked_up += 1
+            self._looked_up_accepted += finished.n_accepted
         if finished.n_drafted:
             self._verifying += 1
             self._rows += finished.width
@@ -69,6 +75,8 @@ class StatisticsCounter:
             accepted=sum(self._reached),
             acceptance_length=self._committed / rounds,
             verified_width=self._rows / max(self._verifying, 1),
+            looked_up_share=self._looked_up / rounds,
+            looked_up_accepted=self._looked_up_accepted / max(self._looked_up, 1),
             plain_share=self._plain / rounds,
             acceptance_per_position=tuple(count / rounds for count in self._reached) if self._drafted else (),
             prefill_us=self._prefill_us,

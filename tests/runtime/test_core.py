@@ -106,3 +106,26 @@ def test_a_round_runs_without_the_interpreter_lock(slow_switching: None) -> None
     done.set()
     thread.join()
     assert seen_in_steps
+
+
+def test_a_table_can_be_looked_up_and_a_generation_can_do_without() -> None:
+    core = _core.Engine(
+        chain(1),
+        chain(2),  # a drafter that is never right
+        draft_len=2,
+        capacity=60,
+        prefill_chunk=4,
+        eos_token_ids=[],
+        lookup_len=5,
+        lookup_match=2,
+    )
+    facts = core.describe()
+    assert (facts.lookup_len, facts.lookup_match, facts.verify_widths) == (5, 2, (3, 6))
+    core.start(np.array([0, 1, 2, 0, 1], np.int64), **SETTINGS)
+    core.step()
+    core.step()
+    assert core.step().looked_up
+    core.start(np.array([0, 1, 2, 0, 1], np.int64), **SETTINGS, drafter_only=True)
+    core.step()
+    core.step()
+    assert not core.step().looked_up

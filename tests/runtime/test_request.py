@@ -24,6 +24,8 @@ import forerun
         ({"decoding": "fast"}, "decoding: expected one of speculative, plain, padded, got 'fast'"),
         ({"draft_len": 0}, "draft_len: expected 1 .. 4, got 0"),
         ({"draft_len": 5}, "draft_len: expected 1 .. 4, got 5"),
+        ({"planning": 1}, "planning: expected True or False, got 1"),
+        ({"lookup": "no"}, "lookup: expected True or False, got 'no'"),
         ({"stop": ""}, r"stop\[0\]: the empty string"),
         ({"stream": "yes"}, "stream: expected True, False or a function"),
     ],

@@ -10,7 +10,14 @@ from forerun.statistics import StatisticsCounter
 
 
 def finished(
-    phase: str, committed: int, drafted: int, accepted: int, session_us: float, loop_us: float, graph: str = "round"
+    phase: str,
+    committed: int,
+    drafted: int,
+    accepted: int,
+    session_us: float,
+    loop_us: float,
+    graph: str = "round",
+    looked_up: bool = False,
 ) -> Any:
     return SimpleNamespace(
         phase=phase,
@@ -19,6 +26,7 @@ def finished(
         committed=(0,) * committed,
         n_drafted=drafted,
         n_accepted=accepted,
+        looked_up=looked_up,
         session_us=session_us,
         loop_us=loop_us,
     )
@@ -45,6 +53,22 @@ def test_every_figure_by_hand() -> None:
     assert total.tokens_per_s == pytest.approx(9 / 100e-6, rel=1e-12)
 
 
+def test_looked_up_rounds_are_counted_apart() -> None:
+    counter = StatisticsCounter(prompt_tokens=9, draft_len=5)
+    for one in [
+        finished("prefill", 1, 0, 0, 50.0, 5.0),
+        finished("decode", 6, 5, 5, 20.0, 2.0, looked_up=True),
+        finished("decode", 3, 3, 2, 22.0, 1.0),
+        finished("decode", 1, 5, 0, 20.0, 2.0, looked_up=True),
+        finished("decode", 1, 0, 0, 7.0, 1.0, "plain"),
+    ]:
+        counter.add(one)
+    total = counter.total(new_tokens=12)
+    assert (total.looked_up_share, total.looked_up_accepted) == (0.5, 2.5)
+    assert (total.drafted, total.accepted) == (13, 7)
+    assert total.acceptance_per_position == (0.5, 0.5, 0.25, 0.25, 0.25)
+
+
 def test_no_round_gives_zeros() -> None:
     counter = StatisticsCounter(prompt_tokens=1, draft_len=2)
     counter.add(finished("prefill", 1, 0, 0, 5.0, 1.0))
@@ -52,6 +76,7 @@ def test_no_round_gives_zeros() -> None:
     assert (total.rounds, total.acceptance_length, total.tokens_per_s, total.session_us) == (0, 0.0, 0.0, 0.0)
     assert total.acceptance_per_position == ()
     assert (total.verified_width, total.plain_share) == (0.0, 0.0)
+    assert (total.looked_up_share, total.looked_up_accepted) == (0.0, 0.0)
 
 
 def test_plain_decoding_has_an_acceptance_length_of_one_and_no_positions(engine: forerun.Engine) -> None:
