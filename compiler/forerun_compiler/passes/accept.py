@@ -3,7 +3,9 @@
 Greedy (temperature 0): a draft token is kept iff it is the target's first most probable token and all before it were
 kept. Otherwise the ratio test of speculative sampling (Leviathan et al. 2023, algorithm 1): keep draft i iff
 u_i * p_draft(x_i) < p_target(x_i); at the first rejection the own token is drawn from norm(max(p_target - p_draft, 0)),
-after the last kept draft from p_target. Both keep the target's distribution exactly.
+after the last kept draft from p_target. A draft that was looked up has no distribution: its p_draft is one at the
+draft token and zero elsewhere, and the same test keeps it iff u_i < p_target(x_i) and draws the own token from p_target
+without x_i (the delta rule). All keep the target's distribution exactly.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ from forerun_compiler.passes.emitter import Emitter
 
 @dataclass(frozen=True)
 class Acceptance:
-    """Inputs of the subgraph; K draft_len, R = min(T, K + 1) rows of logits, V vocab.
+    """Inputs of the subgraph; K drafted, M >= K verified at most, R = min(T, M + 1) rows of logits, V vocab.
 
-    `logits` float32 [R,V] of the rows that verify draft 0, 1, ...; `drafts` int64 [K+1], entry i is draft i wherever
-    i < n_draft; `n_draft` int64 [1] <= R - 1; `temperature` float32 [1]; `uniform` float32 [K+1] in [0, 1), entry i for
-    the test of draft i, the last for the own token; `draft_probs` float32 [K,V].
+    `logits` float32 [R,V] of the rows that verify draft 0, 1, ...; `drafts` int64 [M+1], entry i is draft i wherever
+    i < n_draft; `n_draft` int64 [1] <= R - 1; `temperature` float32 [1]; `uniform` float32 [M+1] in [0, 1), entry i for
+    the test of draft i, the last for the own token; `draft_probs` float32 [K,V]; `looked_up` int64 [1], 1 where the
+    draft was looked up and 0 where it was drawn from `draft_probs`: then n_draft <= K. Without it M is K.
     """
 
     logits: ir.Value
@@ -32,6 +35,7 @@ class Acceptance:
     temperature: ir.Value
     uniform: ir.Value
     draft_probs: ir.Value
+    looked_up: ir.Value | None = None
 
 
 @dataclass(frozen=True)
@@ -108,20 +112,31 @@ def _ratio_test(
     column = emit("Unsqueeze", drafts, emit.constant([1]))
     target_at = emit("GatherElements", p_target, column, axis=1)
     draft_at = emit("GatherElements", emit("Gather", given.draft_probs, row), column, axis=1)
+    looked_up = None if given.looked_up is None else emit("Greater", given.looked_up, emit.constant([0]))
+    if looked_up is not None:
+        draft_at = emit("Where", looked_up, emit.constant(1.0, np.float32), draft_at)
     test = emit("Unsqueeze", emit("Gather", given.uniform, index), emit.constant([1]))
     passed = emit("Squeeze", emit("Less", emit("Mul", test, draft_at), target_at), emit.constant([1]))
     n_accepted = _count_leading(emit, emit("And", offered, passed))
 
     ours = emit("Gather", p_target, n_accepted)
     theirs = emit("Gather", given.draft_probs, emit("Min", n_accepted, last_draft))
+    if looked_up is not None:
+        theirs = emit("Where", looked_up, _certain(emit, emit("Gather", drafts, n_accepted), p_target), theirs)
     rejected = emit("Cast", emit("Less", n_accepted, given.n_draft), to=int(ir.DataType.FLOAT))
     zero = emit.constant(0.0, np.float32)
     residual = emit("Max", emit("Sub", ours, emit("Mul", theirs, rejected)), zero)
     mass = emit("ReduceSum", residual, emit.constant([1]), keepdims=1)
     # p_target == p_draft up to rounding leaves no residual; such a rejection is itself a rounding error.
     weights = emit("Where", emit("Greater", mass, zero), residual, ours)
-    own_uniform = emit("Gather", given.uniform, draft_rows)
+    own_uniform = emit("Gather", given.uniform, draft_rows if looked_up is None else emit.constant([-1]))
     return n_accepted, emit_inverse_cdf(emit, _as_one_row(weights, given.logits), own_uniform)
+
+
+def _certain(emit: Emitter, token: ir.Value, like: ir.Value) -> ir.Value:
+    """Append the distribution [1,V] of a token [1] that was sure to come; V as in `like` [R,V]."""
+    size = emit("Shape", like, start=1, end=2)
+    return emit("OneHot", token, size, emit.constant([0.0, 1.0], np.float32), axis=-1)
 
 
 def _as_one_row(weights: ir.Value, logits: ir.Value) -> ir.Value:

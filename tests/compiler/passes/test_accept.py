@@ -11,8 +11,9 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from acceptance_graphs import acceptance_session, softmax
 from dspark_reference import verify
-from forerun_compiler.passes.accept import Acceptance, emit_acceptance, emit_own_token
+from forerun_compiler.passes.accept import emit_own_token
 from forerun_compiler.passes.emitter import Emitter
 from hand_graphs import FLOAT, INT, session
 
@@ -31,24 +32,6 @@ class Case:
     draft_probs: np.ndarray
 
 
-def acceptance_session(k: int = K, v: int = V) -> ort.InferenceSession:
-    shapes: list[tuple[str, ir.DataType, list[int | str]]] = [
-        ("logits", FLOAT, ["R", v]),
-        ("drafts", INT, [k + 1]),
-        ("n_draft", INT, [1]),
-        ("temperature", FLOAT, [1]),
-        ("uniform", FLOAT, [k + 1]),
-        ("draft_probs", FLOAT, [k, v]),
-    ]
-    inputs = [ir.val(*shape) for shape in shapes]
-    graph = ir.Graph(inputs, [], nodes=[], opset_imports={"": 24}, name="acceptance")
-    verdict = emit_acceptance(Emitter(graph, "accept."), Acceptance(*inputs))
-    for value, name in ((verdict.n_accepted, "n_accepted"), (verdict.own, "own")):
-        value.name, value.type, value.shape = name, ir.TensorType(INT), ir.Shape([1])
-        graph.outputs.append(value)
-    return session(ir.Model(graph, ir_version=10))
-
-
 def run(opened: ort.InferenceSession, case: Case) -> tuple[int, int]:
     kept, own = opened.run(
         None,
@@ -62,10 +45,6 @@ def run(opened: ort.InferenceSession, case: Case) -> tuple[int, int]:
         },
     )
     return int(kept[0]), int(own[0])
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    return torch.from_numpy(logits).softmax(-1).numpy()
 
 
 def cases(count: int, seed: int) -> Iterator[Case]:
@@ -90,7 +69,7 @@ def cases(count: int, seed: int) -> Iterator[Case]:
 
 def test_verdicts_equal_the_rule_in_python() -> None:
     """Widths 1 to K + 1, drafts 0 to width - 1, padding behind, greedy and two temperatures, ties."""
-    opened, seen = acceptance_session(), set[tuple[int, int, bool]]()
+    opened, seen = acceptance_session(K, V), set[tuple[int, int, bool]]()
     for case in cases(6000, seed=0):
         n = case.n_draft
         uniforms = [*case.uniform[:n].tolist(), float(case.uniform[K])]
@@ -102,7 +81,7 @@ def test_verdicts_equal_the_rule_in_python() -> None:
 
 
 def test_padding_rows_do_not_matter() -> None:
-    opened, rng = acceptance_session(), np.random.default_rng(1)
+    opened, rng = acceptance_session(K, V), np.random.default_rng(1)
     for case in cases(300, seed=1):
         n = case.n_draft
         other = Case(
@@ -117,7 +96,7 @@ def test_padding_rows_do_not_matter() -> None:
 
 
 def test_a_drafter_that_is_the_target_is_always_accepted_and_leaves_no_residual() -> None:
-    opened, rng = acceptance_session(), np.random.default_rng(2)
+    opened, rng = acceptance_session(K, V), np.random.default_rng(2)
     for _ in range(200):
         logits = rng.standard_normal((K + 1, V), np.float32)
         drafts = rng.integers(0, V, K + 1)
@@ -132,7 +111,7 @@ def test_a_drafter_that_is_the_target_is_always_accepted_and_leaves_no_residual(
 
 @pytest.mark.parametrize("uniform", [0.0, 0.25, 1.0 - 2.0**-24, 1.0])
 def test_a_token_of_probability_zero_is_never_drawn(uniform: float) -> None:
-    opened = acceptance_session()
+    opened = acceptance_session(K, V)
     logits = np.full((1, V), -1e4, np.float32)
     logits[0, [3, 7]] = 0.0
     case = Case(
