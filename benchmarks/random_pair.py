@@ -16,8 +16,9 @@ from forerun_compiler.drafters import Drafter
 from forerun_compiler.drafters.dspark import fit
 from forerun_compiler.drafters.dspark_checkpoint import BORROWED, DSparkCheckpoint, DSparkConfig
 from forerun_compiler.manifest import ModelFacts
+from forerun_compiler.model_facts import cache_rows
 from forerun_compiler.passes.link_round import Parts
-from forerun_compiler.pipeline import LinkedGraphs, OnStage, cache_rows, link_parts, target_side
+from forerun_compiler.pipeline import LinkedGraphs, OnStage, link_parts, target_side
 from forerun_compiler.target import Target, trace_target
 
 SPREAD = 0.02

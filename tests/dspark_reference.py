@@ -7,7 +7,7 @@ drafter recomputes the keys and values of its whole context every round. Rules a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,20 +182,25 @@ def rounds(
     draft_len: int,
     temperature: float,
     uniforms: Sequence[Sequence[float]],
+    find: Callable[[int, list[int]], Sequence[int]] = lambda index, tokens: (),
 ) -> Iterator[Round]:
     """Rounds of speculative decoding: the first reads the prompt, every later one verifies the draft of the last.
 
-    `uniforms` has one row of 2 K + 2 numbers a round: K tests, the own token, K draws of the draft, one spare.
+    `uniforms` has one row of M + K + 2 numbers a round: M tests, the own token, K draws of the draft, one spare; M is K
+    without prompt lookup. `find(index, tokens)` gives what is verified in round `index` in place of the draft, if any.
     """
-    tokens, draft, p_draft = list(prompt), list[int](), list[Tensor]()
-    for row in uniforms:
+    tokens, draft, p_draft, vocab = list(prompt), list[int](), list[Tensor](), target.config.vocab_size
+    for index, row in enumerate(uniforms):
+        found, most = list(find(index, tokens)), len(row) - draft_len - 2
+        if found:
+            draft, p_draft = found, [torch.nn.functional.one_hot(torch.tensor(token), vocab).float() for token in found]
         out = target(torch.tensor([tokens + draft]), output_hidden_states=True, use_cache=False)
         last = len(tokens) - 1
-        kept, own = verify(out.logits[0, last:], draft, p_draft, temperature, row[: draft_len + 1])
+        kept, own = verify(out.logits[0, last:], draft, p_draft, temperature, row[: most + 1])
         committed = (*draft[:kept], own)
         tokens += committed
         features = torch.cat([out.hidden_states[tap + 1][0] for tap in drafter.config["target_layer_ids"]], -1)
         draft, confidence, p_draft = drafter.draft(
-            features[: len(tokens) - 1], tokens[-1], draft_len, temperature, row[draft_len + 1 : 2 * draft_len + 1]
+            features[: len(tokens) - 1], tokens[-1], draft_len, temperature, row[most + 1 : most + 1 + draft_len]
         )
         yield Round(kept, committed, tuple(draft), tuple(confidence))

@@ -69,6 +69,8 @@ class Rounds:
     def __init__(self, path: Path, *, temperature: float = 0.0, padding: int = 0) -> None:
         self.runner = GraphRunner(open_session(path))
         self.k = int(self.runner.results["draft_tokens"].shape[1])
+        self.m = int(self.runner.results["committed"].shape[1]) - 1
+        self.looks_up = "looked_up" in {each.name for each in self.runner.session.get_inputs()}
         self.temperature, self.padding = temperature, padding
         self.position = 0
         self.anchor, self.draft = 0, list[int]()
@@ -88,7 +90,20 @@ class Rounds:
         self.position += 1 + result.n_accepted
         return result
 
-    def _run(self, known: Sequence[int], draft: Sequence[int], uniform: Sequence[float], width: int) -> Result:
+    def step_found(self, found: Sequence[int], uniform: Sequence[float]) -> Result:
+        """Verify up to M tokens that were looked up, in place of the last draft, at the width M + 1."""
+        result = self._run([self.anchor], found, uniform, width=self.m + 1, looked_up=True)
+        self.position += 1 + result.n_accepted
+        return result
+
+    def _run(
+        self,
+        known: Sequence[int],
+        draft: Sequence[int],
+        uniform: Sequence[float],
+        width: int,
+        looked_up: bool = False,
+    ) -> Result:
         row = [*known, *draft]
         row += [self.padding] * (width - len(row))
         out = self.runner.run(
@@ -98,15 +113,16 @@ class Rounds:
             position=np.array([self.position], np.int64),
             temperature=np.array([self.temperature], np.float32),
             uniform=np.array([uniform], np.float32),
+            **({"looked_up": np.array([looked_up], np.int64)} if self.looks_up else {}),
         )
         n_accepted = int(out["n_accepted"][0])
         committed = out["committed"][0].tolist()
-        assert committed[n_accepted + 1 :] == [-1] * (self.k - n_accepted)
+        assert committed[n_accepted + 1 :] == [-1] * (self.m - n_accepted)
         self.anchor, self.draft = committed[n_accepted], out["draft_tokens"][0].tolist()
         confidence = out["draft_confidence"][0].tolist() if "draft_confidence" in out else []
         return Result(n_accepted, tuple(committed[: n_accepted + 1]), tuple(self.draft), tuple(confidence))
 
 
-def uniforms(seed: int, rounds: int, k: int) -> npt.NDArray[np.float32]:
-    """Random numbers of `rounds` rounds, [rounds, 2K+2], in [0, 1)."""
-    return np.random.default_rng(seed).random((rounds, 2 * k + 2), np.float32)
+def uniforms(seed: int, rounds: int, k: int, m: int | None = None) -> npt.NDArray[np.float32]:
+    """Random numbers of `rounds` rounds, [rounds, M+K+2], in [0, 1); M is K unless given."""
+    return np.random.default_rng(seed).random((rounds, (k if m is None else m) + k + 2), np.float32)

@@ -23,8 +23,9 @@ from forerun_compiler.build import build
 from forerun_compiler.drafters import load_drafter
 from forerun_compiler.engines import onnxruntime as engine
 from forerun_compiler.manifest import EngineTarget, GraphInterface, Precision
+from forerun_compiler.model_facts import model_facts
 from forerun_compiler.passes.link_round import Parts
-from forerun_compiler.recipe import DrafterReference, ModelReference, Recipe, load_recipe
+from forerun_compiler.recipe import DrafterReference, ModelReference, PromptLookup, Recipe, load_recipe
 from forerun_compiler.target import load_target, trace_target
 
 CAPACITY, PREFILL_CHUNK = 240, 16
@@ -62,7 +63,14 @@ class BuiltPair:
         return tuple(found[0, len(prompt) :].tolist())
 
 
-def recipe(target: Path, drafter: Path, *, capacity: int = CAPACITY, draft_len: int | None = None) -> Recipe:
+def recipe(
+    target: Path,
+    drafter: Path,
+    *,
+    capacity: int = CAPACITY,
+    draft_len: int | None = None,
+    lookup: PromptLookup | None = None,
+) -> Recipe:
     """A recipe for two folders, as if it had been read from a file."""
     return Recipe(
         name="tiny",
@@ -76,6 +84,7 @@ def recipe(target: Path, drafter: Path, *, capacity: int = CAPACITY, draft_len: 
         prompts=None,
         text="",
         path=Path("tiny.yaml"),
+        prompt_lookup=lookup,
     )
 
 
@@ -92,7 +101,13 @@ def save_agreeing_target(folder: Path, **overrides: Any) -> Path:
 
 @functools.cache
 def pair(
-    *, head: str = "vanilla", agree: bool = True, draft_len: int | None = None, markov: bool = True, head_dim: int = 16
+    *,
+    head: str = "vanilla",
+    agree: bool = True,
+    draft_len: int | None = None,
+    markov: bool = True,
+    head_dim: int = 16,
+    lookup: PromptLookup | None = None,
 ) -> Pair:
     """Compile a pair; equal arguments give the same object. Vocabulary 272, block 7, two drafter layers."""
     _kept.append(tempfile.TemporaryDirectory(prefix="forerun-pair-"))
@@ -103,12 +118,12 @@ def pair(
     drafter = tiny_drafters.save_dspark(root / "drafter", target, head=head, markov_rank=rank, confidence=markov)
     if agree:
         tiny_drafters.make_agree(drafter, target)
-    asked = recipe(target, drafter, draft_len=draft_len)
+    asked = recipe(target, drafter, draft_len=draft_len, lookup=lookup)
     loaded = load_target(target)
     model = load_drafter(drafter, "auto", pipeline.target_side(loaded))
-    facts = pipeline.model_facts(asked, loaded, model)
+    facts = model_facts(asked, loaded, model)
     traced = trace_target(loaded, model.taps, facts.cache_rows)
-    parts = Parts(traced, model.trace(facts.draft_len, facts.cache_rows), facts.draft_len)
+    parts = Parts(traced, model.trace(facts.draft_len, facts.cache_rows), facts.draft_len, facts.lookup_len)
     linked = pipeline.link_parts(parts, facts, lambda _: None)
     graphs = pipeline.lower_linked(linked, Precision(), EngineTarget(), lambda _: None)
     (root / "engine").mkdir()

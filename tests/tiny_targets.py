@@ -36,4 +36,5 @@ def link_other_target(made: tiny_pairs.Pair, target: Path) -> pipeline.LinkedGra
     """The pair with another target in its place, of the same sizes."""
     facts = made.graphs.facts
     traced = trace_target(load_target(target), facts.taps, facts.cache_rows)
-    return pipeline.link_parts(Parts(traced, made.parts.drafter, facts.draft_len), facts, lambda _: None)
+    parts = Parts(traced, made.parts.drafter, facts.draft_len, facts.lookup_len)
+    return pipeline.link_parts(parts, facts, lambda _: None)

@@ -9,11 +9,12 @@ import onnx_ir as ir
 
 from forerun_compiler.bundle import ModelFacts
 from forerun_compiler.checkpoint_files import local_folder
-from forerun_compiler.drafters import Drafter, TargetSide, load_drafter
+from forerun_compiler.drafters import TargetSide, load_drafter
 from forerun_compiler.errors import PassError, RecipeError
 from forerun_compiler.finite_weights import check_finite
 from forerun_compiler.graph import check_graph
 from forerun_compiler.manifest import INT8_CACHE, EngineTarget, Override, Precision
+from forerun_compiler.model_facts import model_facts
 from forerun_compiler.passes.assign_precision import Choice, assign_precision, layer_names, named_by
 from forerun_compiler.passes.link_round import Parts, link_plain, link_round
 from forerun_compiler.passes.lower_ort import lower_ort, passes_for
@@ -72,7 +73,7 @@ def link_recipe(recipe: Recipe, on_stage: OnStage) -> LinkedGraphs:
     on_stage("trace the target")
     traced = trace_target(target, drafter.taps, facts.cache_rows)
     on_stage("trace the drafter")
-    parts = Parts(traced, drafter.trace(facts.draft_len, facts.cache_rows), facts.draft_len)
+    parts = Parts(traced, drafter.trace(facts.draft_len, facts.cache_rows), facts.draft_len, facts.lookup_len)
     linked = link_parts(parts, facts, on_stage)
     check_overrides(recipe, linked)
     return linked
@@ -193,82 +194,3 @@ def target_side(target: Target) -> TargetSide:
         embedding=target.model.get_input_embeddings().weight,
         lm_head=target.model.get_output_embeddings().weight,
     )
-
-
-def model_facts(recipe: Recipe, target: Target, drafter: Drafter) -> ModelFacts:
-    """Return the sizes of a build.
-
-    Raises:
-        RecipeError: `draft_len` is longer than the drafter's block, or the widest of `verify_widths` does not hold it.
-    """
-    draft_len = recipe.draft_len or drafter.block_size
-    if draft_len > drafter.block_size:
-        raise RecipeError(
-            f"{recipe.path}: draft_len: the drafter drafts at most {drafter.block_size} tokens at once "
-            f"(its block size); found {draft_len}"
-        )
-    on_gpu = any(engine.backend != ONNXRUNTIME for engine in recipe.engines)
-    padded = _padded_prefill(recipe, draft_len + 1) if on_gpu else 0
-    return ModelFacts(
-        name=recipe.name,
-        target_architecture=target.architecture,
-        drafter_family=drafter.family,
-        vocab_size=target.vocab_size,
-        hidden_size=target.hidden_size,
-        draft_len=draft_len,
-        lookup_len=0,
-        lookup_match=0,
-        block_size=drafter.block_size,
-        capacity=recipe.capacity,
-        cache_rows=cache_rows(recipe.capacity, draft_len, drafter.block_size, padded),
-        prefill_chunk=recipe.prefill_chunk,
-        verify_widths=_verify_widths(recipe, draft_len, on_gpu),
-        taps=drafter.taps,
-        eos_token_ids=target.eos_token_ids,
-        bos_token_id=target.bos_token_id,
-        mask_token_id=drafter.mask_token_id,
-    )
-
-
-def _verify_widths(recipe: Recipe, draft_len: int, on_gpu: bool) -> tuple[int, ...]:
-    """Return the recipe's widths, or the default: on a CPU, where a width is a list of addresses, powers of two and
-    the widest; for a GPU, where each is a profile to build and a graph to keep, the widest alone.
-
-    Raises:
-        RecipeError: the widest is not draft_len + 1.
-    """
-    widest = draft_len + 1
-    if recipe.verify_widths is None:
-        narrower = () if on_gpu else (1 << power for power in range(1, draft_len.bit_length() + 1))
-        return (*(width for width in narrower if width < widest), widest)
-    if recipe.verify_widths[-1] != widest:
-        raise RecipeError(
-            f"{recipe.path}: verify_widths: the widest must hold the anchor and all drafts, draft_len + 1 = {widest}; "
-            f"found {recipe.verify_widths[-1]}"
-        )
-    return recipe.verify_widths
-
-
-def _padded_prefill(recipe: Recipe, width: int) -> int:
-    """Return how many rows a prefill run on a GPU has, whatever it is given; `width` are those of a decoding run.
-
-    Raises:
-        RecipeError: it is no multiple of the width, of which the lowered attention makes heads.
-    """
-    chunk = min(recipe.prefill_chunk, recipe.capacity)
-    if chunk % width:
-        nearest = max(1, round(chunk / width)) * width
-        raise RecipeError(
-            f"{recipe.path}: prefill_chunk: TensorRT reads prompts in multiples of draft_len + 1 = {width} tokens; "
-            f"found {chunk}, choose {nearest}"
-        )
-    return chunk
-
-
-def cache_rows(capacity: int, draft_len: int, block_size: int, padded_prefill: int = 0) -> int:
-    """Return how many rows a cache needs so that no write of a round that begins within `capacity` leaves it.
-
-    A round writes at most draft_len + 1 rows from its position on, or those of a padded prefill run, and its block
-    after them.
-    """
-    return capacity + max(draft_len + 1, padded_prefill) + block_size

@@ -13,15 +13,15 @@ from typing import cast, get_args
 
 from forerun_compiler.errors import RecipeError
 from forerun_compiler.manifest import EngineTarget, Precision
-from forerun_compiler.recipe_engines import read_engines
+from forerun_compiler.recipe_engines import describe, read_engines
 from forerun_compiler.recipe_precision import read_precision
 from forerun_compiler.recipe_section import Section, load_yaml
-from forerun_compiler.schemes import RangeMethod, Rounding
+from forerun_compiler.schemes import ONNXRUNTIME, RangeMethod, Rounding
 
 FAMILIES = ("dspark",)
 DEFAULT_CAPACITY, DEFAULT_PREFILL_CHUNK, DEFAULT_CALIBRATION_TOKENS = 2048, 128, 2048
 _KEYS = ("name", "target", "drafter", "capacity", "draft_len", "prefill_chunk")
-_OPTIONAL = ("verify_widths", "precision", "calibration", "engines", "prompts")
+_OPTIONAL = ("verify_widths", "prompt_lookup", "precision", "calibration", "engines", "prompts")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -54,11 +54,19 @@ class CalibrationChoice:
 
 
 @dataclass(frozen=True)
+class PromptLookup:
+    """Drafts of up to `draft_len` tokens copied from the text, where its last `match_len` tokens occurred before."""
+
+    draft_len: int = 15
+    match_len: int = 4
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All that a build needs. `draft_len` None means the drafter's block size; `prompts` None the built-in ones.
 
-    `verify_widths` None lets the build choose. `override_lines` are the lines of `precision.overrides`, for messages;
-    those of each engine's own stand apart.
+    `verify_widths` None lets the build choose; `prompt_lookup` None leaves drafting to the drafter alone.
+    `override_lines` are the lines of `precision.overrides`, for messages; those of each engine's own stand apart.
     """
 
     name: str
@@ -76,6 +84,7 @@ class Recipe:
     override_lines: tuple[int, ...] = ()
     engine_override_lines: tuple[tuple[int, ...], ...] = ()
     verify_widths: tuple[int, ...] | None = None
+    prompt_lookup: PromptLookup | None = None
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -124,6 +133,7 @@ def _parse(text: str, path: Path) -> Recipe:
         override_lines=override_lines,
         engine_override_lines=engine_override_lines,
         verify_widths=_widths(top),
+        prompt_lookup=_prompt_lookup(top, engines),
     )
 
 
@@ -150,6 +160,26 @@ def _widths(top: Section) -> tuple[int, ...] | None:
     if widths is not None and (not widths or widths[0] < 2 or any(a >= b for a, b in pairwise(widths))):
         raise top.error("verify_widths", f"expected widths that ascend from 2 or more, found {list(widths)}")
     return widths
+
+
+def _prompt_lookup(top: Section, engines: tuple[EngineTarget, ...]) -> PromptLookup | None:
+    if "prompt_lookup" not in top.values:
+        return None
+    if top.values["prompt_lookup"] is None:
+        raise top.error("prompt_lookup", "expected a section, found nothing; write {} for its defaults, or remove it")
+    section = top.section("prompt_lookup")
+    section.only("draft_len", "match_len")
+    on_gpu = next((engine for engine in engines if engine.backend != ONNXRUNTIME), None)
+    if on_gpu is not None:
+        raise top.error(
+            "prompt_lookup",
+            f"{describe(on_gpu)} has no prompt lookup: its rounds keep their draft tokens on the device; remove this "
+            "section or that engine",
+        )
+    return PromptLookup(
+        draft_len=section.integer("draft_len", 1, 63) or PromptLookup.draft_len,
+        match_len=section.integer("match_len", 1, 16) or PromptLookup.match_len,
+    )
 
 
 def _calibration(top: Section) -> CalibrationChoice:

@@ -274,17 +274,3 @@ def test_an_override_that_no_layer_can_follow_is_refused_with_the_reason() -> No
     # One layer that can follow is enough; and float32 is always possible.
     for fine in (Override("drafter.*", "int8"), Override("drafter.fc", "float32")):
         pipeline.check_overrides(replace(asked, precision=Precision(overrides=(fine,))), made.linked)
-
-
-def test_verify_widths_are_the_recipe_s_or_powers_of_two() -> None:
-    made: Pair = pair()
-    assert made.linked.facts.verify_widths == (2, 4, 8)
-    asked = replace(recipe(made.target, made.drafter, draft_len=4), verify_widths=(2, 4))
-    with pytest.raises(RecipeError, match=r"verify_widths: the widest must hold .* draft_len \+ 1 = 5; found 4"):
-        pipeline.link_recipe(asked, lambda _: None)
-
-
-def test_draft_longer_than_the_block_is_refused() -> None:
-    made: Pair = pair()
-    with pytest.raises(RecipeError, match=r"tiny\.yaml: draft_len: the drafter drafts at most 7 tokens .*found 8"):
-        pipeline.link_recipe(recipe(made.target, made.drafter, draft_len=8), lambda _: None)

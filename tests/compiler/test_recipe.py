@@ -8,7 +8,7 @@ import pytest
 
 from forerun_compiler.errors import RecipeError
 from forerun_compiler.manifest import EngineTarget, Override, Precision
-from forerun_compiler.recipe import CalibrationChoice, load_recipe
+from forerun_compiler.recipe import CalibrationChoice, PromptLookup, load_recipe
 
 GOOD = """\
 name: tiny
@@ -48,6 +48,13 @@ def test_reads_every_key(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, GOOD + more + "engines:\n  - {backend: onnxruntime, device: cpu}\n"))
     assert (recipe.draft_len, recipe.prefill_chunk, recipe.verify_widths) == (3, 32, (2, 4))
     assert recipe.prompts == (tmp_path / "p.jsonl").resolve()
+
+
+def test_prompt_lookup_has_defaults(tmp_path: Path) -> None:
+    assert load_recipe(write(tmp_path, GOOD)).prompt_lookup is None
+    assert load_recipe(write(tmp_path, GOOD + "prompt_lookup: {}\n")).prompt_lookup == PromptLookup(15, 4)
+    some = "prompt_lookup:\n  draft_len: 1\n  match_len: 16\n"
+    assert load_recipe(write(tmp_path, GOOD + some)).prompt_lookup == PromptLookup(1, 16)
 
 
 def test_one_name_is_the_scheme_of_all_linear_layers(tmp_path: Path) -> None:
@@ -138,6 +145,43 @@ def test_a_small_capacity_bounds_the_default_chunk(tmp_path: Path) -> None:
             "capacity: 256\nverify_widths: []",
             8,
             "verify_widths: expected widths that ascend from 2 or more, found []",
+        ),
+        (
+            "capacity: 256",
+            "capacity: 256\nprompt_lookup:",
+            8,
+            "prompt_lookup: expected a section, found nothing; write {} for its defaults, or remove it",
+        ),
+        (
+            "capacity: 256",
+            "capacity: 256\nprompt_lookup: true",
+            8,
+            "prompt_lookup: expected a section with keys, found true/false True",
+        ),
+        (
+            "capacity: 256",
+            "prompt_lookup:\n  draft_len: 64",
+            8,
+            "prompt_lookup.draft_len: expected a whole number from 1 to 63, found 64",
+        ),
+        (
+            "capacity: 256",
+            "prompt_lookup:\n  draft_len: 15\n  match_len: 17",
+            9,
+            "prompt_lookup.match_len: expected a whole number from 1 to 16, found 17",
+        ),
+        (
+            "capacity: 256",
+            "prompt_lookup: {match: 3}",
+            7,
+            "prompt_lookup.match: unknown key; did you mean 'match_len'? known here: draft_len, match_len",
+        ),
+        (
+            "capacity: 256",
+            "engines: [{backend: tensorrt, device: cuda}]\nprompt_lookup: {}",
+            8,
+            "prompt_lookup: tensorrt on cuda in float16 has no prompt lookup: its rounds keep their draft tokens on "
+            "the device; remove this section or that engine",
         ),
         (
             "capacity: 256",

@@ -15,6 +15,7 @@ from forerun_compiler.dialect import Linear
 from forerun_compiler.errors import PassError, RecipeError
 from forerun_compiler.graph import remove_unused
 from forerun_compiler.manifest import EngineTarget, Precision
+from forerun_compiler.model_facts import cache_rows
 from forerun_compiler.passes.flatten_branches import flatten_branches
 from forerun_compiler.passes.lower_tensorrt import lower_tensorrt, passes_for
 from forerun_compiler.passes.name_products import products
@@ -200,7 +201,7 @@ def test_caches_have_room_for_a_padded_prefill_run() -> None:
     asked = recipe(Path(made.target), Path(made.drafter))
     facts = made.graphs.facts
     assert facts.cache_rows == facts.capacity + facts.draft_len + 1 + facts.block_size
-    rows = pipeline.cache_rows(asked.capacity, facts.draft_len, facts.block_size, asked.prefill_chunk)
+    rows = cache_rows(asked.capacity, facts.draft_len, facts.block_size, asked.prefill_chunk)
     assert rows == facts.capacity + asked.prefill_chunk + facts.block_size
 
 
