@@ -47,16 +47,18 @@ static inline forerun_request request_for(int64_t max_new_tokens, float temperat
 /* What a whole generation gave. */
 typedef struct result {
     int64_t tokens[CAPACITY];
-    size_t n_tokens, n_rounds, n_prefill, n_drafted, n_accepted, n_plain, n_narrow, n_read;
+    size_t n_tokens, n_rounds, n_prefill, n_drafted, n_accepted, n_plain, n_narrow, n_wide, n_read;
     forerun_finish finish;
 } result;
 
-/* Rounds of the target alone, rounds narrower than draft_len + 1, and rounds that read what plain ones left out. */
+/* Rounds of the target alone, rounds narrower and wider than draft_len + 1, and rounds that read what plain ones left
+ * out. */
 static inline void count_kind(result *out, const forerun_round *round) {
     if (round->phase == FORERUN_PREFILL)
         return;
     out->n_plain += round->graph == FORERUN_GRAPH_PLAIN;
     out->n_narrow += round->graph == FORERUN_GRAPH_ROUND && round->width < K + 1;
+    out->n_wide += round->width > K + 1;
     out->n_read += round->graph == FORERUN_GRAPH_ROUND && round->n_drafted == 0;
 }
 

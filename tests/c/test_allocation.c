@@ -16,5 +16,18 @@ int main(void) {
             CHECK_INT(allocations - before, 0);
         }
     forerun_close(engine);
+    table.lookup_len = 7;
+    table.lookup_match = 2;
+    engine = open_table(&table);
+    const float rounds[] = {1.0f, 1.2f};
+    const forerun_costs costs = {sizeof costs, 0.9f, rounds, 2};
+    for (int planned = 0; planned < 2; planned++) {
+        REQUIRE(forerun_set_costs(engine, planned ? &costs : NULL, NULL) == FORERUN_OK);
+        size_t before = allocations;
+        result found = generate(engine, prompt, 12, request_for(40, 0.0f, FORERUN_SPECULATIVE));
+        CHECK(found.n_wide > 0);
+        CHECK_INT(allocations - before, 0);
+    }
+    forerun_close(engine);
     return check_failures != 0;
 }

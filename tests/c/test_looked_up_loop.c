@@ -17,7 +17,7 @@ static forerun_table lookup_table(unsigned wrong, int64_t lookup_len, int64_t ma
 /* What a generation did, beside its tokens. */
 typedef struct looked {
     result all;
-    size_t rounds, accepted, wide;
+    size_t rounds, accepted;
 } looked;
 
 static looked generate_looked(forerun_engine *engine, const int64_t *prompt, size_t n_prompt, forerun_request request) {
@@ -38,7 +38,6 @@ static looked generate_looked(forerun_engine *engine, const int64_t *prompt, siz
         CHECK(round.n_drafted < round.width || round.phase == FORERUN_PREFILL);
         out.rounds += round.looked_up != 0;
         out.accepted += round.looked_up ? round.n_accepted : 0;
-        out.wide += round.width > K + 1;
     } while (round.finish == FORERUN_RUNNING);
     out.all.finish = round.finish;
     return out;
@@ -65,9 +64,9 @@ static void greedy_is_the_same_with_and_without(void) {
                     CHECK(memcmp(without.all.tokens, plain.all.tokens, sizeof plain.all.tokens) == 0);
                     CHECK_INT(found.all.n_tokens, CAPACITY - n_prompt);
                     CHECK_INT(found.all.finish, FORERUN_CAPACITY);
-                    CHECK(plain.rounds + padded.rounds + without.rounds == 0 && padded.wide == 0);
+                    CHECK(plain.rounds + padded.rounds + without.rounds == 0 && padded.all.n_wide == 0);
                     fired += found.rounds;
-                    wide += found.wide;
+                    wide += found.all.n_wide;
                     forerun_close(engine);
                 }
     CHECK(fired > 1000 && wide > 300);
@@ -82,9 +81,9 @@ static void a_loop_is_accepted_whole(void) {
     CHECK(facts.verify_widths[0] == K + 1 && facts.verify_widths[1] == L + 1);
     const int64_t loop[] = {0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3};
     looked found = generate_looked(engine, loop, 12, request_for(1 + 4 * (L + 1), 0.0f, FORERUN_SPECULATIVE));
-    CHECK(found.rounds == 4 && found.all.n_rounds == 4 && found.accepted == 4 * L && found.wide == 4);
+    CHECK(found.rounds == 4 && found.all.n_rounds == 4 && found.accepted == 4 * L && found.all.n_wide == 4);
     found = generate_looked(engine, loop, 12, request_for(1 + K + 1, 0.0f, FORERUN_SPECULATIVE));
-    CHECK(found.rounds == 1 && found.accepted == K && found.wide == 0); /* as narrow as what is left allows */
+    CHECK(found.rounds == 1 && found.accepted == K && found.all.n_wide == 0); /* as narrow as what is left allows */
     forerun_request few = request_for(1 + L + 1, 0.0f, FORERUN_SPECULATIVE);
     few.draft_len = 1; /* limits the drafter's tokens only */
     CHECK_INT(generate_looked(engine, loop, 12, few).accepted, L);

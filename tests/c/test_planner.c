@@ -119,6 +119,57 @@ static void confidence_is_calibrated(void) {
     fr_arena_free(&arena);
 }
 
+static fr_planner lookup_planner(fr_arena *arena, const float round[4]) {
+    static int64_t widths[] = {2, 3, K + 1, 9};
+    const fr_model model = {
+        .draft_len = K, .lookup_len = 8, .prefill_chunk = 16, .verify_widths = widths, .n_verify_widths = 4};
+    fr_planner planner;
+    REQUIRE(fr_planner_open(&planner, arena, &model, true, &error) == FORERUN_OK);
+    fr_planner_costs(&planner, &model, 1, round);
+    fr_planner_begin(&planner);
+    return planner;
+}
+
+/* Short and long matches have rates of their own, the drafter's stay as they are, and a step that does not pay is not
+ * climbed. */
+static void looked_up_tokens_have_their_own_rates(void) {
+    fr_arena arena = {0};
+    const float round[] = {1.0f, 1.1f, 1.2f, 2.0f};
+    fr_planner planner = lookup_planner(&arena, round);
+    CHECK(planner.round[8] == 2.0f && planner.round[K] == 1.2f && planner.either[0] == 1.0f);
+    fr_plan young = fr_planner_lookup(&planner, 4, 8), sure = fr_planner_lookup(&planner, 32, 8);
+    CHECK(young.n_draft == 4 && sure.n_draft == 8 && sure.rate > young.rate);
+    CHECK(fr_planner_lookup(&planner, 32, 3).n_draft == 3 && fr_planner_lookup(&planner, 32, 0).n_draft == 0);
+    double drafts = fr_planner_rate(&planner, NULL, K, true);
+    for (int i = 0; i < 20; i++)
+        fr_planner_learn_lookup(&planner, 15, 8, 1);
+    CHECK(fr_planner_lookup(&planner, 16, 8).rate == sure.rate);
+    CHECK(fr_planner_lookup(&planner, 15, 8).rate < young.rate && fr_planner_lookup(&planner, 15, 1).rate > 1.9);
+    for (int i = 0; i < 20; i++)
+        fr_planner_learn_lookup(&planner, 16, 8, 0);
+    CHECK(fr_planner_lookup(&planner, 16, 8).rate < drafts);
+    CHECK(fr_planner_lookup(&planner, 16, 8).rate > 1.0); /* the prior stays, so that it is tried again */
+    CHECK(fr_planner_rate(&planner, NULL, K, true) == drafts && planner.left == 0);
+    fr_planner_begin(&planner);
+    CHECK(fr_planner_lookup(&planner, 16, 8).rate == sure.rate);
+    CHECK(fr_planner_plain_rate(&planner) == 1.0);
+    fr_arena_free(&arena);
+}
+
+/* What the drafter's tokens promise: by their confidences in greedy decoding, by earlier rounds alone in sampling. */
+static void the_drafters_rate_in_sampling_does_not_look_at_its_draft(void) {
+    fr_arena arena = {0};
+    const float round[] = {1.0f, 1.1f, 1.2f, 2.0f}, sure[K] = {0.9f, 0.9f, 0.9f, 0.9f}, doubt[K] = {0.1f, 0.1f, 0.1f};
+    fr_planner planner = lookup_planner(&arena, round);
+    CHECK(fr_planner_rate(&planner, sure, K, true) == fr_planner_rate(&planner, doubt, K, true));
+    CHECK(fr_planner_rate(&planner, sure, K, false) > fr_planner_rate(&planner, doubt, K, false));
+    double before = fr_planner_rate(&planner, sure, K, true);
+    fr_planner_learn(&planner, sure, K, 0);
+    CHECK(fr_planner_rate(&planner, sure, K, true) < before);
+    CHECK(fr_planner_rate(&planner, sure, 0, true) == 1.0 / 1.0);
+    fr_arena_free(&arena);
+}
+
 /* Rounds that keep nothing until a pause begins. */
 static size_t failing_rounds(fr_planner *planner, const float confidence[K]) {
     size_t count = 0;
@@ -168,6 +219,8 @@ int main(void) {
     sampling_decides_in_order();
     rates_stand_in_for_confidence();
     confidence_is_calibrated();
+    looked_up_tokens_have_their_own_rates();
+    the_drafters_rate_in_sampling_does_not_look_at_its_draft();
     pauses_grow_while_it_does_not_pay();
     return check_failures != 0;
 }

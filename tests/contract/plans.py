@@ -66,7 +66,7 @@ def planned_law(pair: Pair, plan: Plan, length: int, draft_len: int) -> Law:
         if len(prefix) == length:
             done[prefix] = done.get(prefix, ZERO) + weight
             continue
-        for draft, drafted in _drafts(pair, prefix, min(draft_len, length - len(prefix) - 1)):
+        for draft, drafted in drafts(pair, prefix, min(draft_len, length - len(prefix) - 1)):
             rows = [pair.draft(prefix + draft[:i]) for i in range(len(draft))]
             kept = [sum(map(min, pair.target(prefix + draft[:i]), row), ZERO) for i, row in enumerate(rows)]
             n = plan(prefix, draft, kept)
@@ -75,7 +75,7 @@ def planned_law(pair: Pair, plan: Plan, length: int, draft_len: int) -> Law:
     return done
 
 
-def _drafts(pair: Pair, prefix: Tokens, count: int) -> list[tuple[Tokens, Fraction]]:
+def drafts(pair: Pair, prefix: Tokens, count: int) -> list[tuple[Tokens, Fraction]]:
     """Every draft of `count` tokens and its probability."""
     found: list[tuple[Tokens, Fraction]] = [((), ONE)]
     for _ in range(count):
