@@ -131,12 +131,15 @@ def pair(
     return Pair(target, drafter, root / "engine", parts, linked, graphs, interfaces)
 
 
-def build_pair(folder: Path, capacity: int = CAPACITY) -> BuiltPair:
-    """Write both checkpoints and the recipe into `folder`, and build the bundle beside them (some seconds)."""
+def build_pair(folder: Path, capacity: int = CAPACITY, *, seed: int = 1, more: str = "") -> BuiltPair:
+    """Write both checkpoints and the recipe into `folder`, and build the bundle beside them (some seconds).
+
+    `more` is added to the recipe.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # Seed 1 with an LM head of its own: greedy text that does not repeat itself, and never ends.
-    tiny_models.save_target(folder / "target", seed=1, tie_word_embeddings=False)
+    tiny_models.save_target(folder / "target", seed=seed, tie_word_embeddings=False)
     target = AutoModelForCausalLM.from_pretrained(folder / "target", dtype=torch.float32).eval()
     built = BuiltPair(folder / "bundle", target, AutoTokenizer.from_pretrained(folder / "target"))
     tiny_drafters.save_dspark(folder / "drafter", folder / "target", markov_rank=tiny_models.VOCAB)
@@ -144,7 +147,7 @@ def build_pair(folder: Path, capacity: int = CAPACITY) -> BuiltPair:
     recipe_file = folder / "tiny.yaml"
     recipe_file.write_text(
         "name: tiny\ntarget: {model: target}\ndrafter: {model: drafter, family: dspark}\n"
-        f"capacity: {capacity}\nprefill_chunk: {PREFILL_CHUNK}\n",
+        f"capacity: {capacity}\nprefill_chunk: {PREFILL_CHUNK}\n{more}",
         encoding="utf-8",
     )
     build(load_recipe(recipe_file), built.bundle, lambda stage, done, total: None)
