@@ -33,7 +33,8 @@ from forerun_compiler.errors import ForerunError
 from forerun_compiler.on_progress import OnProgress
 from forerun_compiler.ort_session import open_session
 from forerun_compiler.progress import StageProgress
-from forerun_compiler.proof.prove import Effort, verify_bundle
+from forerun_compiler.proof.gate_runs import Effort
+from forerun_compiler.proof.prove import verify_bundle
 from forerun_compiler.proof.quality import Quality, measure_quality
 from forerun_compiler.schemes import DENSE
 

@@ -31,6 +31,8 @@ SCRIPT = "abcé-d漢(e)🙂fgh!"
 WRONG = (2, 5, 11, 12)
 """The places of the script where the drafter proposes something else: a rejection after 2, 5 and 0 drafts."""
 
+LOOKUP_MATCH = 2
+
 EOS, IM_START, IM_END, MERGED = 256, 257, 258, 259
 SPECIAL = {"<|eos|>": EOS, "<|im_start|>": IM_START, "<|im_end|>": IM_END}
 CHAT_TEMPLATE = (
@@ -71,8 +73,12 @@ def make_table_bundle(
     prefill_chunk: int = 8,
     ends: bool = False,
     chat: bool = True,
+    lookup_len: int = 0,
 ) -> TableBundle:
-    """Writes the bundle to `folder` (created); with `ends` the script is followed by EOS instead of itself."""
+    """Writes the bundle to `folder` (created); with `ends` the script is followed by EOS instead of itself.
+
+    With `lookup_len` it looks up as many tokens where the last LOOKUP_MATCH stood in the text before.
+    """
     folder.mkdir(parents=True)
     first, second, drafter = _tables(ends)
     bundle = TableBundle(folder, first, second, drafter, draft_len, capacity)
@@ -81,9 +87,9 @@ def make_table_bundle(
         offsets[name] = len(weights)
         weights += table.astype("<f4").tobytes()
     (folder / "weights.bin").write_bytes(weights)
-    cache_rows = capacity + draft_len + 1
+    cache_rows = capacity + max(draft_len, lookup_len) + 1
     graphs = {
-        "round": round_graph(draft_len, cache_rows, offsets),
+        "round": round_graph(draft_len, cache_rows, offsets, lookup_len),
         "plain": plain_graph(cache_rows, offsets),
     }
     for name, model in graphs.items():
@@ -92,7 +98,7 @@ def make_table_bundle(
     (folder / "prompts.jsonl").write_text('{"prompt": "abc"}\n', encoding="utf-8")
     if chat:
         (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
-    facts = _facts(draft_len, capacity, cache_rows, prefill_chunk)
+    facts = _facts(draft_len, capacity, cache_rows, prefill_chunk) | _lookup_facts(draft_len, lookup_len)
     write_manifest(folder, facts, {name: interface(name, model) for name, model in graphs.items()})
     return bundle
 
@@ -117,6 +123,13 @@ def _facts(draft_len: int, capacity: int, cache_rows: int, prefill_chunk: int) -
         "bos_token_id": None,
         "mask_token_id": None,
     }
+
+
+def _lookup_facts(draft_len: int, lookup_len: int) -> dict[str, object]:
+    if not lookup_len:
+        return {}
+    widths = sorted({*range(2, draft_len + 2), max(draft_len, lookup_len) + 1})
+    return {"lookup_len": lookup_len, "lookup_match": LOOKUP_MATCH, "verify_widths": widths}
 
 
 CPU_ENGINE = {"backend": "onnxruntime", "device": "cpu", "built": []}

@@ -1,7 +1,7 @@
 """The two graphs of a bundle of tables, written node by node: lookups, the acceptance rule, a drafter of lookups.
 
-Shapes: T tokens this run, K draft_len, R = K + 1 rows of logits, V vocab, C cache rows. The weights (first, second,
-drafter: [V, V] float32) lie in weights.bin at the offsets that the caller gives.
+Shapes: T tokens this run, K draft_len, M the larger of K and lookup_len, R = M + 1 rows of logits, V vocab, C cache rows.
+The weights (first, second, drafter: [V, V] float32) lie in weights.bin at the offsets that the caller gives.
 """
 
 from __future__ import annotations
@@ -93,43 +93,56 @@ def _uniform(g: _Graph, *columns: int) -> str:
     return g("Gather", g("Reshape", "uniform", g.constant([-1])), g.constant(list(columns)))
 
 
-def round_graph(draft_len: int, cache_rows: int, offsets: dict[str, int]) -> onnx.ModelProto:
-    g = _Graph(offsets)
+def round_graph(draft_len: int, cache_rows: int, offsets: dict[str, int], lookup_len: int = 0) -> onnx.ModelProto:
+    g, most = _Graph(offsets), max(draft_len, lookup_len)
     last = g("Sub", g("Gather", g("Shape", "tokens"), g.constant([1])), g.constant([1]))
-    known = g("Add", "n_known", g.constant(list(range(-1, draft_len))))
+    known = g("Add", "n_known", g.constant(list(range(-1, most))))
     rows = g("Min", known, last)
     logits = _target(g, rows)
     sampling, temperature = _safe_temperature(g)
     p_target = g("Softmax", g("Div", logits, temperature), axis=1)
     best = g("ArgMax", logits, axis=1, keepdims=0)
-    p_draft = g("Squeeze", "draft_probs", g.constant([0]))
-    slots = g.constant(list(range(draft_len)))
+    slots = g.constant(list(range(most)))
     drafts = g("Gather", "flat_tokens", g("Min", g("Add", slots, "n_known"), last))
+    p_draft = _p_draft(g, drafts, draft_len, lookup_len)
     accepted = _accept(g, drafts, slots, best, p_target, p_draft, sampling)
     n_accepted = g("ArgMin", g("Concat", accepted, g.constant([0]), axis=0), axis=0, keepdims=1, out="n_accepted")
-    own = _own_token(g, n_accepted, best, p_target, p_draft, sampling, draft_len)
+    own = _own_token(g, n_accepted, best, p_target, p_draft, sampling, most)
     padded = g("Concat", drafts, g.constant([-1]), axis=0)
-    order = g.constant(list(range(draft_len + 1)))
+    order = g.constant(list(range(most + 1)))
     rest = g("Where", g("Equal", order, n_accepted), own, g.constant([-1]))
     committed = g("Where", g("Less", order, n_accepted), padded, rest)
     g("Unsqueeze", committed, g.constant([0]), out="committed")
     _write_rows(g, "drafter.0.k", "stored", "places")
     _write_rows(g, "drafter.0.v", "stored", "places")
-    _draft(g, own, sampling, temperature, draft_len)
+    _draft(g, own, sampling, temperature, draft_len, most + 1)
     cache = (1, 1, cache_rows, 1)
     names = ("target.0.k", "target.0.v", "drafter.0.k", "drafter.0.v")
     probs = (1, draft_len, VOCAB_SIZE)
     inputs = [_int("tokens", 1, "T"), _int("n_known", 1), _int("n_draft", 1), _int("position", 1)]
-    inputs += [_float("temperature", 1), _float("uniform", 1, 2 * draft_len + 2)]
+    inputs += [_float("temperature", 1), _float("uniform", 1, most + draft_len + 2)]
+    inputs += [_int("looked_up", 1)] if lookup_len else []
     inputs += [_float(name, *cache) for name in names] + [_float("draft_probs", *probs)]
-    outputs = [_int("n_accepted", 1), _int("committed", 1, draft_len + 1), _int("draft_tokens", 1, draft_len)]
+    outputs = [_int("n_accepted", 1), _int("committed", 1, most + 1), _int("draft_tokens", 1, draft_len)]
     outputs += [_float("draft_confidence", 1, draft_len)]
     outputs += [_float(f"{name}.out", *cache) for name in names] + [_float("draft_probs.out", *probs)]
     return g.model(inputs, outputs)
 
 
+def _p_draft(g: _Graph, drafts: str, draft_len: int, lookup_len: int) -> str:
+    """[M,V]: what the drafts were drawn from; those that were looked up were certain."""
+    drawn = g("Squeeze", "draft_probs", g.constant([0]))
+    if not lookup_len:
+        return drawn
+    if lookup_len > draft_len:
+        none = g.constant(np.zeros((lookup_len - draft_len, VOCAB_SIZE)), np.float32)
+        drawn = g("Concat", drawn, none, axis=0)
+    certain = g("OneHot", drafts, g.constant([VOCAB_SIZE]), g.constant([0, 1], np.float32))
+    return g("Where", g("Greater", "looked_up", g.constant([0])), certain, drawn)
+
+
 def _accept(g: _Graph, drafts: str, slots: str, best: str, p_target: str, p_draft: str, sampling: str) -> str:
-    """[K] int64: 1 where the draft passes its own test, whatever came before it."""
+    """[M] int64: 1 where the draft passes its own test, whatever came before it."""
     column = g("Unsqueeze", drafts, g.constant([1]))
     draft_len = g("Shape", drafts)
     head = g("Slice", p_target, g.constant([0]), draft_len, g.constant([0]))
@@ -143,26 +156,24 @@ def _accept(g: _Graph, drafts: str, slots: str, best: str, p_target: str, p_draf
     return g("Cast", g("And", passed, real), to=TensorProto.INT64)
 
 
-def _own_token(
-    g: _Graph, n_accepted: str, best: str, p_target: str, p_draft: str, sampling: str, draft_len: int
-) -> str:
+def _own_token(g: _Graph, n_accepted: str, best: str, p_target: str, p_draft: str, sampling: str, most: int) -> str:
     """[1]: greedy, or from p_target after the last draft, or from the residual at the first rejection."""
     full = g("Squeeze", g("Gather", p_target, n_accepted), g.constant([0]))
-    slot = g("Min", n_accepted, g.constant([draft_len - 1]))
+    slot = g("Min", n_accepted, g.constant([most - 1]))
     rejected = g("Squeeze", g("Gather", p_draft, slot), g.constant([0]))
     residual = g("Max", g("Sub", full, rejected), g.constant([0], np.float32))
     usable = g("Greater", g("ReduceSum", residual, keepdims=1), g.constant([0], np.float32))
     usable = g("And", usable, g("Less", n_accepted, "n_draft"))
-    drawn = _draw(g, g("Where", usable, residual, full), _uniform(g, draft_len))
+    drawn = _draw(g, g("Where", usable, residual, full), _uniform(g, most))
     return g("Where", sampling, drawn, g("Gather", best, n_accepted))
 
 
-def _draft(g: _Graph, anchor: str, sampling: str, temperature: str, draft_len: int) -> None:
+def _draft(g: _Graph, anchor: str, sampling: str, temperature: str, draft_len: int, first: int) -> None:
     tokens, probs, confidences = [], [], []
     for slot in range(draft_len):
         logits = g("Squeeze", g("Gather", "drafter", anchor), g.constant([0]))
         p = g("Softmax", g("Div", logits, temperature), axis=0)
-        drawn = _draw(g, p, _uniform(g, draft_len + 1 + slot))
+        drawn = _draw(g, p, _uniform(g, first + slot))
         anchor = g("Where", sampling, drawn, g("ArgMax", logits, axis=0, keepdims=1))
         tokens.append(anchor)
         probs.append(g("Unsqueeze", p, g.constant([0])))

@@ -230,6 +230,11 @@ class Proof(_Strict):
     planned_prompts: int = 0
     planned_identical: int = 0
     planned_ties: int = 0
+    lookup_prompts: int = 0
+    lookup_identical: int = 0
+    lookup_ties: int = 0
+    lookup_rounds: int = 0
+    lookup_sampled_rounds: int = 0
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from forerun_compiler.round_cost import TOKENS, measure_costs
 class Settings:
     """What is generated: so many tokens for each of so many prompts, at this temperature.
 
-    Without `planning` every draft is verified.
+    Without `planning` every draft is verified, and what was looked up before the drafter's.
     """
 
     prompts: int = 16
@@ -49,7 +49,8 @@ class PlainFigures:
 class SpeculativeFigures:
     """Speculative decoding; times are medians over rounds, acceptance is counted over all of them.
 
-    `verified_width` is the mean of the rounds that verified drafts, `plain_share` that of rounds without a draft.
+    `verified_width` is the mean of the rounds that verified drafts, `plain_share` that of rounds without a draft,
+    `looked_up_share` that of rounds whose draft was looked up, of which `looked_up_accepted` were kept (mean).
     """
 
     tokens_per_s: float
@@ -57,6 +58,8 @@ class SpeculativeFigures:
     acceptance_per_position: tuple[float, ...]
     verified_width: float
     plain_share: float
+    looked_up_share: float
+    looked_up_accepted: float
     round_us: float
     session_us: float
     loop_us: float
@@ -122,6 +125,7 @@ class Engine(Protocol):
         decoding: Any,
         draft_len: int | None,
         planning: bool,
+        lookup: bool,
     ) -> Iterable[Any]:
         """One generation, round by round."""
 
@@ -158,7 +162,7 @@ def bench_bundle(
         update_manifest(folder, lambda current: replace(current, cost=_replaced(current.cost, cost)))
     return Bench(
         plain=PlainFigures(_rate(plain), _median(plain, _round_us)),
-        speculative=_speculative(speculative, manifest.model.draft_len),
+        speculative=_speculative(speculative, manifest.model.verify_len),
         plain_cost_us=cost.plain_us,
         verify_cost_us=dict(cost.round_us),
         planning=settings.planning,
@@ -199,6 +203,7 @@ def _decode(
                 decoding=decoding,
                 draft_len=None,
                 planning=settings.planning,
+                lookup=True,
             )
             runs[decoding] = _Run(tuple(finished for finished in rounds if finished.phase == "decode"))
         if index and runs["plain"].rounds and runs["speculative"].rounds:
@@ -206,9 +211,10 @@ def _decode(
     return pairs
 
 
-def _speculative(runs: Sequence[_Run], draft_len: int) -> SpeculativeFigures:
+def _speculative(runs: Sequence[_Run], verify_len: int) -> SpeculativeFigures:
     rounds = [finished for run in runs for finished in run.rounds]
-    per_position = [sum(finished.n_accepted > slot for finished in rounds) / len(rounds) for slot in range(draft_len)]
+    per_position = [sum(finished.n_accepted > slot for finished in rounds) / len(rounds) for slot in range(verify_len)]
+    found = [finished.n_accepted for finished in rounds if finished.looked_up]
     verifying = [finished.width for finished in rounds if finished.n_drafted]
     return SpeculativeFigures(
         tokens_per_s=_rate(runs),
@@ -216,6 +222,8 @@ def _speculative(runs: Sequence[_Run], draft_len: int) -> SpeculativeFigures:
         acceptance_per_position=tuple(per_position),
         verified_width=statistics.fmean(verifying) if verifying else 0.0,
         plain_share=sum(finished.graph == "plain" for finished in rounds) / len(rounds),
+        looked_up_share=len(found) / len(rounds),
+        looked_up_accepted=statistics.fmean(found) if found else 0.0,
         round_us=_median(runs, _round_us),
         session_us=_median(runs, lambda finished: finished.session_us),
         loop_us=_median(runs, lambda finished: finished.loop_us),

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forerun_compiler import report_engines
-from forerun_compiler.bundle import Manifest, Proof
+from forerun_compiler.bundle import Manifest, ModelFacts, Proof
 from forerun_compiler.generate import Versus
 from forerun_compiler.manifest import DTYPE_BYTES
-from forerun_compiler.measure import Bench
+from forerun_compiler.measure import Bench, SpeculativeFigures
 from forerun_compiler.resources import Needs, in_gib
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def inspect_text(manifest: Manifest, folder: Path) -> str:
         ("target", f"{model.target_architecture} from {manifest.source.target}"),
         ("drafter", f"{model.drafter_family} from {manifest.source.drafter}, reads layers {_list(model.taps)}"),
         ("draft", f"{model.draft_len} tokens a round, trained for {model.block_size}"),
+        *([("prompt lookup", _lookup_text(model))] if model.lookup_len else []),
         ("verify widths", f"{_list(model.verify_widths)} rows"),
         ("capacity", f"{model.capacity} tokens, prompt read {model.prefill_chunk} at a time"),
         ("caches", f"{cache_bytes(manifest):,} bytes a token"),
@@ -56,6 +57,10 @@ def inspect_text(manifest: Manifest, folder: Path) -> str:
         rounds = ", ".join(f"{width}: {time:,.0f}" for width, time in row.round_us.items())
         lines += [f"  {row.fingerprint}", f"    plain {row.plain_us:,.0f} us; round by verified rows, us: {rounds}"]
     return "\n".join([*lines, "", "recipe", *_indent(manifest.recipe)])
+
+
+def _lookup_text(model: ModelFacts) -> str:
+    return f"up to {model.lookup_len} tokens that followed the last {model.lookup_match} of the text before"
 
 
 def cache_bytes(manifest: Manifest) -> int:
@@ -82,6 +87,7 @@ def proof_text(proof: Proof) -> str:
         ("tokens compared", str(proof.greedy_tokens)),
         ("plain decoding", _counts(proof.plain_identical, proof.plain_ties, proof.plain_prompts)),
         ("planned decoding", _counts(proof.planned_identical, proof.planned_ties, proof.planned_prompts)),
+        *([("prompt lookup", _lookup_proof_text(proof))] if proof.lookup_prompts else []),
         *_reference_rows(proof),
         ("sampling", "not tested" if proof.chi_square_p is None else f"p = {proof.chi_square_p:.3g} ({samples})"),
     ]
@@ -90,6 +96,11 @@ def proof_text(proof: Proof) -> str:
         + [f"  failed: {failure}" for failure in proof.failures]
         + [f"  not run: {reason}" for reason in proof.not_run]
     )
+
+
+def _lookup_proof_text(proof: Proof) -> str:
+    counts = _counts(proof.lookup_identical, proof.lookup_ties, proof.lookup_prompts)
+    return f"{counts}; {proof.lookup_rounds} greedy and {proof.lookup_sampled_rounds} sampled rounds looked up"
 
 
 def _reference_rows(proof: Proof) -> list[tuple[str, str]]:
@@ -118,12 +129,17 @@ def bench_text(bench: Bench) -> str:
         ("speculative", f"{fast.tokens_per_s:,.1f} tokens/s"),
         ("speedup", f"{bench.speedup:.2f} x"),
         ("plan", _plan_text(bench)),
+        *([("looked up", _looked_up_text(fast))] if fast.looked_up_share else []),
         ("acceptance length", f"{fast.acceptance_length:.2f} tokens a round"),
         ("accepted by position", per_position),
         ("round", f"{fast.round_us:,.0f} us: library {fast.session_us:,.0f}, loop {fast.loop_us:,.1f}"),
         ("round by rows, us", f"plain {bench.plain_cost_us:,.0f}; {cost}"),
     ]
     return "\n".join(_table(rows))
+
+
+def _looked_up_text(fast: SpeculativeFigures) -> str:
+    return f"{fast.looked_up_share:.0%} of rounds, {fast.looked_up_accepted:.2f} of their draft tokens kept"
 
 
 def _plan_text(bench: Bench) -> str:

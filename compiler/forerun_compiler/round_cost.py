@@ -26,7 +26,7 @@ class Engine(Protocol):
 
     @property
     def facts(self) -> Any:
-        """With verify_widths."""
+        """With draft_len and verify_widths."""
 
     def rounds(
         self,
@@ -38,6 +38,7 @@ class Engine(Protocol):
         decoding: Any,
         draft_len: int | None,
         planning: bool,
+        lookup: bool,
     ) -> Iterable[Any]:
         """One generation, round by round."""
 
@@ -48,7 +49,8 @@ def measure_costs(
     """Decode the prompts once plainly and once at each width; who begins changes from prompt to prompt.
 
     A width is what it costs to verify as many drafts as it holds, whatever becomes of them. The first prompt warms up.
-    Rounds near the end of a generation count as well: their padding costs what drafts do.
+    Rounds near the end of a generation count as well: their padding costs what drafts do. So widths that only looked up
+    drafts fill are measured on padding alone: whether something is found would be left to the text.
     """
     ways = (1, *engine.facts.verify_widths)
     times: dict[int, list[float]] = {width: [] for width in ways}
@@ -62,12 +64,19 @@ def measure_costs(
                 max_new_tokens=TOKENS,
                 temperature=temperature,
                 seed=index,
-                decoding="plain" if width == 1 else "speculative",
+                decoding=_decoding(width, engine.facts.draft_len),
                 draft_len=None if width == 1 else width - 1,
                 planning=False,
+                lookup=False,
             )
             found = [finished.session_us + finished.loop_us for finished in rounds if finished.phase == "decode"]
             times[width] += found if index else []
     on_progress("cost of a round", len(chosen), len(chosen))
     medians = {width: statistics.median(found) for width, found in times.items() if found}
     return RoundCosts(medians.pop(1), medians)
+
+
+def _decoding(width: int, draft_len: int) -> str:
+    if width == 1:
+        return "plain"
+    return "speculative" if width <= draft_len + 1 else "padded"

@@ -14,7 +14,7 @@ from forerun.errors import refuse_argument
 
 Decoding = Literal["speculative", "plain", "padded"]
 """speculative: verify a draft every round; plain: one token a round, nothing of the drafter runs; padded: the fused
-graph at full width without a draft, which is speculation off through the very same kernels."""
+graph as wide as for `draft_len` tokens without a draft, which is speculation off through the very same kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,13 @@ def parse_request(
         if not isinstance(switch, bool):
             raise refuse_argument(f"{name}: expected True or False, got {switch!r}")
     limit = np.iinfo(np.int64).max
+    longest = max(facts.draft_len, facts.lookup_len) if decoding == "padded" else facts.draft_len
     return Request(
         max_new_tokens=_integer("max_new_tokens", max_new_tokens, 1, limit),
         temperature=_temperature(temperature),
         seed=_integer("seed", seed, 0, 2**64 - 1),
         decoding=decoding,  # type: ignore[arg-type]
-        draft_len=0 if draft_len is None else _integer("draft_len", draft_len, 1, facts.draft_len),
+        draft_len=0 if draft_len is None else _integer("draft_len", draft_len, 1, longest),
         planning=planning,
         lookup=lookup,
     )

@@ -142,7 +142,7 @@ typedef struct forerun_graphs {
 typedef enum forerun_decoding {
     FORERUN_SPECULATIVE = 0, /* verify drafts; with costs only as many as pay, and none where none do */
     FORERUN_PLAIN = 1,       /* one token a round through the target's own graph; nothing of the drafter runs */
-    FORERUN_PADDED = 2       /* the fused graph at draft_len + 1 tokens, none of them a draft: off, with its kernels */
+    FORERUN_PADDED = 2 /* the fused graph as wide as for draft_len tokens, none of them a draft: off, its kernels */
 } forerun_decoding;
 
 typedef struct forerun_request {
@@ -151,7 +151,8 @@ typedef struct forerun_request {
     float temperature;      /* 0 = greedy (lowest id wins a tie); else finite and > 0 */
     uint64_t seed;          /* same seed, same bundle, same decoding, same machine: same tokens */
     forerun_decoding decoding;
-    int64_t draft_len; /* most of the drafter's tokens to verify a round, 1 .. facts.draft_len; 0 = facts.draft_len */
+    int64_t draft_len; /* most of the drafter's tokens to verify a round, 1 .. facts.draft_len; 0 = facts.draft_len; for
+                        * padded rounds, which have this width alone, 1 .. the larger of it and facts.lookup_len */
     /* 1 = verify draft_len tokens in every round, or whatever was looked up; 0 = what pays best, where costs are known.
      */
     int32_t fixed_plan;

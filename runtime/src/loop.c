@@ -48,7 +48,7 @@ forerun_status fr_loop_start(fr_loop *self, const int64_t *prompt, size_t n_prom
     self->running = false;
     TRY(fr_request_check(self->model, request, prompt, n_prompt, error));
     self->request = *request;
-    if (request->decoding != FORERUN_SPECULATIVE)
+    if (request->decoding == FORERUN_PLAIN)
         self->request.draft_len = 0;
     else if (request->draft_len == 0)
         self->request.draft_len = self->model->draft_len;

@@ -10,13 +10,12 @@ static fr_graph_kind graph_of(const fr_loop *self) {
     return self->request.decoding == FORERUN_PLAIN ? FR_PLAIN : FR_ROUND;
 }
 
-/* Without a plan, the narrowest width that holds the drafts that may be verified. Rounds that verify fewer because
- * little is left have it too, so that their kernels round in one way. */
+/* Without a plan, the narrowest width that holds the drafts that may be verified, or would be. Rounds that verify fewer
+ * because little is left have it too, so that their kernels round in one way. */
 static size_t fixed_width(const fr_loop *self) {
     if (graph_of(self) == FR_PLAIN)
         return 1;
-    bool padded = self->request.decoding == FORERUN_PADDED;
-    return fr_verify_width(self->model, padded ? self->model->draft_len : self->request.draft_len);
+    return fr_verify_width(self->model, self->request.draft_len);
 }
 
 /* Of all that this generation may run. */
@@ -173,7 +172,8 @@ fr_run fr_loop_fill(fr_loop *self) {
         return fill_read(self);
     /* A round commits one token more than it verifies at most: so it can never commit too many. */
     const int64_t room = fr_loop_remaining(self) - 1;
-    size_t most = (size_t)smaller(self->request.draft_len, room), most_found = look_up(self, room);
+    const bool verifies = self->request.decoding == FORERUN_SPECULATIVE; /* padded rounds have the width alone */
+    size_t most = verifies ? (size_t)smaller(self->request.draft_len, room) : 0, most_found = look_up(self, room);
     if (self->planned)
         return fill_planned(self, most, most_found);
     return most_found > 0 ? fill_lookup(self, most_found)

@@ -20,10 +20,11 @@ static forerun_status check_request(const fr_model *model, const forerun_request
     if (request->drafter_only != 0 && request->drafter_only != 1)
         return fr_fail(error, FORERUN_INVALID_ARGUMENT, "drafter_only must be 0 or 1, found %d.",
                        (int)request->drafter_only);
-    if (request->draft_len < 0 || request->draft_len > model->draft_len)
+    const int64_t most = request->decoding == FORERUN_PADDED ? fr_verify_len(model) : model->draft_len;
+    if (request->draft_len < 0 || request->draft_len > most)
         return fr_fail(error, FORERUN_INVALID_ARGUMENT,
-                       "draft_len must be 1 .. %" PRId64 " for this bundle (0 = %" PRId64 "), found %" PRId64 ".",
-                       model->draft_len, model->draft_len, request->draft_len);
+                       "draft_len must be 1 .. %" PRId64 " for this bundle (0 = %" PRId64 "), found %" PRId64 ".", most,
+                       model->draft_len, request->draft_len);
     return FORERUN_OK;
 }
 

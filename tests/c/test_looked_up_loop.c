@@ -90,6 +90,21 @@ static void a_loop_is_accepted_whole(void) {
     forerun_close(engine);
 }
 
+/* Speculation off is as wide as it is asked to be, so that it can be measured and compared at every width. */
+static void padded_rounds_have_every_width(void) {
+    forerun_table table = lookup_table(0, L, 4);
+    forerun_engine *engine = open_table(&table);
+    forerun_request request = request_for(9, 0.0f, FORERUN_PADDED);
+    CHECK_INT(generate_looked(engine, PROMPT, 4, request).all.n_wide, 0);
+    request.draft_len = L;
+    looked found = generate_looked(engine, PROMPT, 4, request);
+    CHECK(found.all.n_rounds == 8 && found.all.n_wide == 8 && found.all.n_drafted == 0 && found.rounds == 0);
+    request.draft_len = L + 1;
+    CHECK(forerun_start(engine, PROMPT, 4, &request, &error) == FORERUN_INVALID_ARGUMENT);
+    CHECK_HAS(error.message, "draft_len must be 1 .. 7 for this bundle (0 = 4), found 8");
+    forerun_close(engine);
+}
+
 /* An end token within what was looked up ends the generation there. */
 static void stops_inside_what_was_looked_up(void) {
     const int64_t end = 6, loop[] = {0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3};
@@ -235,6 +250,7 @@ static void refuses_what_cannot_be(void) {
 int main(void) {
     greedy_is_the_same_with_and_without();
     a_loop_is_accepted_whole();
+    padded_rounds_have_every_width();
     stops_inside_what_was_looked_up();
     greedy_does_not_depend_on_the_plan();
     a_pause_is_read_again();

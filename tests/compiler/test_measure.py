@@ -35,11 +35,23 @@ def test_counts_come_from_the_generation(bundle: TableBundle) -> None:
     assert bench.speedup > 0
     assert bench.speculative.round_us >= bench.speculative.session_us > 0
     assert bench.speculative.loop_us >= 0
+    assert (bench.speculative.looked_up_share, bench.speculative.looked_up_accepted) == (0.0, 0.0)
     assert (bench.speculative.verified_width, bench.speculative.plain_share) == (bundle.draft_len + 1, 0.0)
     assert list(bench.verify_cost_us) == ["2", "3", "4", "5"]
     assert min(bench.plain_cost_us, *bench.verify_cost_us.values()) > 0
     assert set(stages) == {"generate", "cost of a round"}
     assert read_manifest(bundle.path).cost == ()
+
+
+def test_widths_that_only_lookups_fill_are_measured_and_counted(tmp_path: Path) -> None:
+    bundle = make_table_bundle(tmp_path / "table", lookup_len=9)
+    bench = bench_bundle(bundle.path, replace(SETTINGS, tokens=60), True, lambda *step: None)
+    assert list(bench.verify_cost_us) == ["2", "3", "4", "5", "10"]
+    assert len(bench.speculative.acceptance_per_position) == 9
+    assert 0 < bench.speculative.looked_up_share < 1
+    assert bench.speculative.looked_up_accepted > 4
+    with forerun.load(bundle.path, threads=1) as engine:
+        assert engine.facts.has_costs
 
 
 def committed_by_round(bundle: TableBundle, count: int) -> list[int]:

@@ -40,6 +40,21 @@ PROOF = Proof(
 )
 
 
+BENCH = Bench(
+    plain=PlainFigures(100.0, 10_000.0),
+    speculative=SpeculativeFigures(250.0, 3.5, (0.8, 0.5), 2.5, 0.125, 0.0, 0.0, 14_000.0, 13_990.0, 9.96),
+    plain_cost_us=10_000.0,
+    verify_cost_us={"2": 11_000.0, "3": 12_000.0},
+    planning=True,
+    speedup=2.5,
+    machine=Machine("cpu", 2, 2, "onnxruntime 1.31.1"),
+    prompts=16,
+    tokens=2032,
+    temperature=0.0,
+    seed=0,
+)
+
+
 def test_proof() -> None:
     assert proof_text(PROOF).splitlines() == [
         "  lossless              yes",
@@ -101,22 +116,9 @@ def test_inspect_shows_proof_and_cost() -> None:
 
 
 def test_bench() -> None:
-    bench = Bench(
-        plain=PlainFigures(100.0, 10_000.0),
-        speculative=SpeculativeFigures(250.0, 3.5, (0.8, 0.5), 2.5, 0.125, 14_000.0, 13_990.0, 9.96),
-        plain_cost_us=10_000.0,
-        verify_cost_us={"2": 11_000.0, "3": 12_000.0},
-        planning=True,
-        speedup=2.5,
-        machine=Machine("cpu", 2, 2, "onnxruntime 1.31.1"),
-        prompts=16,
-        tokens=2032,
-        temperature=0.0,
-        seed=0,
-    )
-    fixed = bench_text(replace(bench, planning=False)).splitlines()
+    fixed = bench_text(replace(BENCH, planning=False)).splitlines()
     assert fixed[5] == "  plan                  fixed: every draft is verified"
-    assert bench_text(bench).splitlines() == [
+    assert bench_text(BENCH).splitlines() == [
         "  machine               cpu | 2 cores | 2 threads | onnxruntime 1.31.1",
         "  measured              16 prompts, 2032 tokens, greedy",
         "  plain                 100.0 tokens/s",
@@ -128,6 +130,18 @@ def test_bench() -> None:
         "  round                 14,000 us: library 13,990, loop 10.0",
         "  round by rows, us     plain 10,000; 2: 11,000, 3: 12,000",
     ]
+
+
+def test_what_was_looked_up_is_said_where_it_can_be() -> None:
+    proof = proof_text(replace(PROOF, lookup_prompts=8, lookup_identical=8, lookup_rounds=90, lookup_sampled_rounds=70))
+    assert "  prompt lookup         8 of 8 prompts equal; 90 greedy and 70 sampled rounds looked up\n" in proof
+    figures = SpeculativeFigures(250.0, 5.5, (0.8,), 2.5, 0.0, 0.25, 9.876, 14_000.0, 13_990.0, 9.96)
+    assert "  looked up             25% of rounds, 9.88 of their draft tokens kept\n" in bench_text(
+        replace(BENCH, speculative=figures)
+    )
+    facts = replace(tiny_bundles.FACTS, lookup_len=6, lookup_match=4, verify_widths=(2, 5, 7))
+    text = inspect_text(replace(tiny_bundles.manifest(), model=facts), Path("artifacts/tiny"))
+    assert "  prompt lookup  up to 6 tokens that followed the last 4 of the text before\n" in text
 
 
 def test_needs_and_result() -> None:

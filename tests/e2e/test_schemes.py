@@ -15,7 +15,8 @@ from forerun_compiler.compilation import calibrate_linked, compile_linked
 from forerun_compiler.manifest import EngineTarget, Override, Precision
 from forerun_compiler.pipeline import LinkedGraphs, link_recipe
 from forerun_compiler.precision_map import read_precision_map
-from forerun_compiler.proof.prove import Effort, verify_bundle
+from forerun_compiler.proof.gate_runs import Effort
+from forerun_compiler.proof.prove import verify_bundle
 from forerun_compiler.proof.target_probe import TargetProbe
 from forerun_compiler.recipe import Recipe, load_recipe
 from forerun_compiler.schemes import DENSE, ONNXRUNTIME, SCHEMES

@@ -110,13 +110,14 @@ def verify(bundle: Path, as_json: bool, **effort: int) -> None:
     JSON:     lossless, guarantee, reference, greedy_prompts, greedy_tokens, prompts_identical, plain_prompts,
               plain_identical, plain_ties, hf_prompts, hf_identical, hf_ties, graph_prompts, graph_identical,
               graph_ties, tie_tolerance, chi_square_p, chi_square_tests, chi_square_samples, kl_to_source,
-              failures, not_run, planned_prompts, planned_identical, planned_ties
+              failures, not_run, planned_prompts, planned_identical, planned_ties,
+              lookup_prompts, lookup_identical, lookup_ties, lookup_rounds, lookup_sampled_rounds
     """
     from forerun_compiler import report
-    from forerun_compiler.proof import prove
+    from forerun_compiler.proof import gate_runs, prove
 
     with progress_bar() as progress:
-        proof = prove.verify_bundle(bundle, prove.Effort(**effort), progress)
+        proof = prove.verify_bundle(bundle, gate_runs.Effort(**effort), progress)
     print_result(proof, report.proof_text(proof), as_json)
     if not proof.lossless:
         raise click.exceptions.Exit(10)
@@ -139,7 +140,8 @@ def bench(bundle: Path, save: bool, as_json: bool, **settings: Any) -> None:
     \b
     Example:  build-engine bench artifacts/demo
     JSON:     plain {tokens_per_s, round_us}, speculative {tokens_per_s, acceptance_length, acceptance_per_position,
-              verified_width, plain_share, round_us, session_us, loop_us}, plain_cost_us,
+              verified_width, plain_share, looked_up_share, looked_up_accepted, round_us, session_us, loop_us},
+              plain_cost_us,
               verify_cost_us {ROWS: us}, planning, speedup,
               machine {cpu, cores, threads, library}, prompts, tokens, temperature, seed
     """

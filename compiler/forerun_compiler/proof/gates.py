@@ -28,7 +28,7 @@ class Engine(Protocol):
 
     @property
     def facts(self) -> Any:
-        """With draft_len, verify_widths, capacity and eos_token_ids."""
+        """With draft_len, lookup_len, lookup_match, verify_widths, capacity and eos_token_ids."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text."""
@@ -43,8 +43,9 @@ class Engine(Protocol):
         decoding: Decoding,
         draft_len: int | None,
         planning: bool,
+        lookup: bool,
     ) -> Iterable[Any]:
-        """One generation, round by round; each has `committed`."""
+        """One generation, round by round; each has `committed` and `looked_up`."""
 
     def set_costs(self, costs: Costs | None) -> None:
         """Plan the next generations with `planning` by these."""
@@ -61,6 +62,30 @@ class Reference(Protocol):
 
     def views(self, prompt: Tokens, text: Tokens) -> Sequence[npt.NDArray[np.float64]]:
         """The logits [V] after prompt and text, once for each way in which decoding may compute them."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """New tokens, and in how many rounds the draft was looked up."""
+
+    tokens: Tokens
+    looked_up: int
+
+
+@dataclass(frozen=True)
+class Way:
+    """How samples are drawn: `draft_len` tokens of the drafter a round, None as planned; with prompt lookup or not."""
+
+    draft_len: int | None
+    lookup: bool = False
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One chi-square test a position, and in how many rounds of all samples the draft was looked up."""
+
+    tests: tuple[ChiSquare, ...]
+    looked_up: int
 
 
 @dataclass(frozen=True)
@@ -96,32 +121,49 @@ def plan_pauses(engine: Engine) -> None:
     engine.set_costs(Costs(1.0, (float(widths[-1]),) * len(widths)))
 
 
-def generate(engine: Engine, prompt: Tokens, count: int, decoding: Decoding, planning: bool = False) -> Tokens:
-    """Up to `count` new tokens, greedily; without `planning` all drafts are verified in rounds of one width."""
-    rounds = engine.rounds(
-        prompt,
-        max_new_tokens=count,
-        temperature=0.0,
-        seed=0,
-        decoding=decoding,
-        draft_len=None,
-        planning=planning,
+def generate(
+    engine: Engine, prompt: Tokens, count: int, decoding: Decoding, planning: bool = False, lookup: bool = False
+) -> Decoded:
+    """Up to `count` new tokens, greedily; without `planning` all drafts are verified in rounds of one width.
+
+    With `lookup` what the text itself says comes next is verified too, in a bundle that looks up.
+    """
+    return _decode(
+        engine.rounds(
+            prompt,
+            max_new_tokens=count,
+            temperature=0.0,
+            seed=0,
+            decoding=decoding,
+            draft_len=None,
+            planning=planning,
+            lookup=lookup,
+        )
     )
-    return tuple(token for finished in rounds for token in finished.committed)
 
 
-def draw(engine: Engine, prompt: Tokens, count: int, seed: int, draft_len: int | None) -> Tokens:
-    """Up to `count` new tokens, by speculative sampling at temperature 1; `draft_len` None verifies what is planned."""
-    rounds = engine.rounds(
-        prompt,
-        max_new_tokens=count,
-        temperature=1.0,
-        seed=seed,
-        decoding="speculative",
-        draft_len=draft_len,
-        planning=draft_len is None,
+def draw(engine: Engine, prompt: Tokens, count: int, seed: int, way: Way) -> Decoded:
+    """Up to `count` new tokens, by speculative sampling at temperature 1."""
+    return _decode(
+        engine.rounds(
+            prompt,
+            max_new_tokens=count,
+            temperature=1.0,
+            seed=seed,
+            decoding="speculative",
+            draft_len=way.draft_len,
+            planning=way.draft_len is None,
+            lookup=way.lookup,
+        )
     )
-    return tuple(token for finished in rounds for token in finished.committed)
+
+
+def _decode(rounds: Iterable[Any]) -> Decoded:
+    tokens, looked_up = list[int](), 0
+    for finished in rounds:
+        tokens += finished.committed
+        looked_up += bool(finished.looked_up)
+    return Decoded(tuple(tokens), looked_up)
 
 
 def compare(
@@ -152,6 +194,13 @@ def compare(
     )
 
 
+def drafter_ways(engine: Engine) -> tuple[Way, ...]:
+    """Every other sample verifies one draft token a round only, so that the token after a whole accepted draft is
+    tested too; the others verify whole drafts, or as many tokens as a plan chooses by the drafts themselves.
+    """
+    return Way(engine.facts.draft_len), Way(1), Way(None), Way(1)
+
+
 def check_sampling(
     engine: Engine,
     reference: Reference,
@@ -159,25 +208,24 @@ def check_sampling(
     samples: int,
     seed: int,
     on_sample: Callable[[], None],
+    ways: Sequence[Way],
     positions: int = 3,
-) -> list[ChiSquare]:
+) -> Sampled:
     """Chi-square tests of speculative sampling at temperature 1 against the reference's exact probabilities.
 
     One test a position (the first comes from reading the prompt, the others from verifying drafts). Position i is
     tested given the tokens before it, for every prefix that occurred often enough. Seeds are seed, seed + 1, ...
-    Every other sample verifies one draft token a round only, so that the token after a whole accepted draft is tested
-    too; the others verify whole drafts, or as many tokens as a plan chooses by the drafts themselves.
+    Samples take the `ways` in turn.
     """
     drawn = []
     plan_widths(engine)
     for sample in range(samples):
-        verified = (engine.facts.draft_len, 1, None, 1)[sample % 4]
-        drawn.append(draw(engine, prompt, positions, seed + sample, verified))
+        drawn.append(draw(engine, prompt, positions, seed + sample, ways[sample % len(ways)]))
         on_sample()
     results = []
     for position in range(positions):
         by_prefix: dict[Tokens, Counter[int]] = {}
-        for tokens in drawn:
+        for tokens in (decoded.tokens for decoded in drawn):
             if len(tokens) > position:
                 by_prefix.setdefault(tokens[:position], Counter())[tokens[position]] += 1
         often = sorted(by_prefix.items(), key=lambda entry: (-entry[1].total(), entry[0]))[:MOST_PREFIXES]
@@ -186,7 +234,7 @@ def check_sampling(
             if counts.total() >= LEAST_SAMPLES:
                 result += goodness_of_fit(counts, probabilities(reference.logits(prompt + prefix)))
         results.append(result)
-    return results
+    return Sampled(tuple(results), sum(decoded.looked_up for decoded in drawn))
 
 
 def probabilities(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

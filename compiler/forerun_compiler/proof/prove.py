@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from forerun_compiler.bundle import FILE_NAME, Manifest, Proof, check_bundle, update_manifest
 from forerun_compiler.checkpoint_files import find_source
 from forerun_compiler.errors import BundleError
-from forerun_compiler.manifest import Guarantee, ProofReference
+from forerun_compiler.manifest import Guarantee
 from forerun_compiler.on_progress import OnProgress
 from forerun_compiler.prompts import FILE_NAME as PROMPTS
 from forerun_compiler.prompts import read_prompts
-from forerun_compiler.proof.chi_square import ChiSquare
-from forerun_compiler.proof.gates import (
-    Comparison,
-    Engine,
-    Reference,
-    Tokens,
-    check_sampling,
-    compare,
-    generate,
-    plan_pauses,
-    plan_widths,
+from forerun_compiler.proof.gate_runs import (
+    Basis,
+    Effort,
+    Lookup,
+    Sampling,
+    greedy_gate,
+    lookup_gate,
+    planned_gate,
+    sampling_gate,
 )
+from forerun_compiler.proof.gates import Comparison, Engine, Reference, Tokens
 from forerun_compiler.proof.own_target import OwnTarget, Source, divergence, target_schemes
 from forerun_compiler.proof.ties import tie_tolerance
 from forerun_compiler.schemes import SCHEMES
@@ -35,46 +34,6 @@ LEAST_P = 1e-4
 
 class SourceModel(Reference, Source, Protocol):
     """The source checkpoint in float32: a reference, and what a quantized target is measured against."""
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much is tested: prompts decoded greedily, tokens of each; prompts sampled, samples of each, their length.
-
-    `paused_prompts` are decoded by a plan that pauses, up to `paused_tokens` each: more than the longest first pause.
-    """
-
-    prompts: int = 64
-    tokens: int = 64
-    sampled_prompts: int = 4
-    samples: int = 400
-    sampled_prompt_tokens: int = 24
-    paused_prompts: int = 2
-    paused_tokens: int = 200
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """The chi-square gate: p of all tests together, the degrees of freedom that drafts had a part in, samples."""
-
-    p: float
-    tests: int
-    drafted_freedom: int
-    samples: int
-
-
-@dataclass(frozen=True)
-class Basis:
-    """What a bundle is compared with, and how near logits must lie for a tie.
-
-    `tie` is for ways of decoding that compute rows at different widths, `same_width_tie` for speculation on and off:
-    None where the kernels compute the very same numbers, so that every difference is a fault.
-    """
-
-    name: ProofReference
-    reference: Reference | None
-    tie: float
-    same_width_tie: float | None
 
 
 def verify_bundle(
@@ -131,15 +90,19 @@ def prove(
     engine: Engine, basis: Basis, prompts: Sequence[Tokens], effort: Effort, on_progress: OnProgress, source: str
 ) -> Proof:
     """Run the gates; `source` names the source checkpoint where the reference is missing."""
-    padded, plain, other, greedy_tokens = _greedy(engine, basis, prompts[: effort.prompts], effort.tokens, on_progress)
-    planned = _planned(engine, basis, prompts[: effort.prompts], effort, on_progress)
-    sampling = None if basis.reference is None else _sampling(engine, basis.reference, prompts, effort, on_progress)
+    chosen = prompts[: effort.prompts]
+    padded, plain, other, greedy_tokens = greedy_gate(engine, basis, chosen, effort.tokens, on_progress)
+    planned = planned_gate(engine, basis, chosen, effort, on_progress)
+    lookup = lookup_gate(engine, basis, prompts, effort, on_progress)
+    sampling = None if basis.reference is None else sampling_gate(engine, basis.reference, prompts, effort, on_progress)
     not_run = () if basis.reference is not None else _missing(source)
     if not padded.prompts:
         not_run += ("no prompt has a token: nothing was compared",)
     if sampling is not None and not sampling.drafted_freedom:
         not_run += ("chi-square test: no prefix occurred often enough for a test of drafted tokens; use more samples",)
-    failures = padded.failures + plain.failures + other.failures + planned.failures
+    if engine.facts.lookup_len:
+        not_run += _nothing_found(lookup, sampling)
+    failures = padded.failures + plain.failures + other.failures + planned.failures + lookup.compared.failures
     if sampling is not None and sampling.p < LEAST_P:
         failures += (f"speculative sampling does not follow the reference's probabilities: p = {sampling.p:.2g}",)
     by_source = other if basis.name == "Hugging Face" else Comparison()
@@ -170,76 +133,27 @@ def prove(
         planned_prompts=planned.prompts,
         planned_identical=planned.identical,
         planned_ties=planned.ties,
+        lookup_prompts=lookup.compared.prompts,
+        lookup_identical=lookup.compared.identical,
+        lookup_ties=lookup.compared.ties,
+        lookup_rounds=lookup.rounds,
+        lookup_sampled_rounds=0 if sampling is None else sampling.looked_up,
     )
-
-
-def _greedy(
-    engine: Engine, basis: Basis, prompts: Sequence[Tokens], count: int, on_progress: OnProgress
-) -> tuple[Comparison, Comparison, Comparison, int]:
-    """Speculative against padded, plain and the reference's own decoding, and the number of speculative tokens."""
-    ways: dict[str, Callable[[Tokens], Tokens]] = {
-        "padded": lambda prompt: generate(engine, prompt, count, "padded"),
-        "plain": lambda prompt: generate(engine, prompt, count, "plain"),
-    }
-    other = basis.name.removeprefix("the bundle's own ")
-    reference = basis.reference
-    if reference is not None:
-        ways[other] = lambda prompt: reference.greedy(prompt, count)
-    results = {other: Comparison()} | dict.fromkeys(ways, Comparison())
-    total = 0
-    for index, prompt in enumerate(prompts):
-        on_progress("greedy identity", index, len(prompts))
-        found = generate(engine, prompt, count, "speculative")
-        total += len(found)
-        for what, decode in ways.items():
-            name = f"prompt {index}: speculative and {what} decoding"
-            tie = basis.same_width_tie if what == "padded" else basis.tie
-            results[what] += compare(name, prompt, found, decode(prompt), reference, tie)
-    on_progress("greedy identity", len(prompts), len(prompts))
-    return results["padded"], results["plain"], results[other], total
-
-
-def _planned(
-    engine: Engine, basis: Basis, prompts: Sequence[Tokens], effort: Effort, on_progress: OnProgress
-) -> Comparison:
-    """Planned against plain decoding: rounds of all widths, and for some prompts pauses and what follows them."""
-    result, last = Comparison(), min(effort.paused_prompts, len(prompts))
-    for index, prompt in enumerate((*prompts, *prompts[:last])):
-        on_progress("planned decoding", index, len(prompts) + last)
-        pauses = index >= len(prompts)
-        (plan_pauses if pauses else plan_widths)(engine)
-        count = min(effort.paused_tokens, engine.facts.capacity // 2) if pauses else effort.tokens
-        text = prompt[: max(1, engine.facts.capacity - count - 1)]
-        found, plain = (generate(engine, text, count, way, planning=True) for way in ("speculative", "plain"))
-        name = f"prompt {index % len(prompts)}: planned and plain decoding"
-        result += compare(name, text, found, plain, basis.reference, basis.tie)
-    on_progress("planned decoding", len(prompts) + last, len(prompts) + last)
-    return result
-
-
-def _sampling(
-    engine: Engine, reference: Reference, prompts: Sequence[Tokens], effort: Effort, on_progress: OnProgress
-) -> Sampling:
-    chosen = [prompt[: effort.sampled_prompt_tokens] for prompt in prompts[: effort.sampled_prompts]]
-    total, done, tests, drafted = ChiSquare(), 0, 0, 0
-
-    def on_sample() -> None:
-        nonlocal done
-        done += 1
-        on_progress("sampling", done, len(chosen) * effort.samples)
-
-    for index, prompt in enumerate(chosen):
-        first, *others = check_sampling(engine, reference, prompt, effort.samples, index << 32, on_sample)
-        total = sum(others, total + first)
-        tests += sum(test.freedom > 0 for test in (first, *others))
-        drafted += sum(test.freedom for test in others)
-    return Sampling(total.p, tests, drafted, done)
 
 
 def _guarantee(padded: Comparison) -> Guarantee:
     if not padded.prompts or padded.failures:
         return "none"
     return "bit-identical" if padded.identical == padded.prompts else "equal-up-to-ties"
+
+
+def _nothing_found(lookup: Lookup, sampling: Sampling | None) -> tuple[str, ...]:
+    """A gate that tested nothing has not run."""
+    reason = "in no round was anything found in the text; use other prompts"
+    greedy = () if lookup.rounds else (f"greedy decoding with prompt lookup: {reason}",)
+    if sampling is None or sampling.looked_up:
+        return greedy
+    return *greedy, f"chi-square test of prompt lookup: {reason}"
 
 
 def _missing(source: str) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ class TargetProbe:
         """Run the graph over `tokens`, whose first is number `position` of the text, and write their cache rows.
 
         Returns logits float32 [R,V]: row i follows token n_known - 1 + i. The plain graph gives one row, the round
-        min(T, draft_len + 1), of which those past the last token repeat it.
+        min(T, verify_len + 1), of which those past the last token repeat it.
         """
         import numpy as np
 
@@ -77,8 +77,8 @@ class TargetProbe:
         return logits
 
     def verify_rows(self, tokens: Sequence[int], position: int = 0) -> Iterator[Logits]:
-        """The logits [V] after each of `tokens`, computed as a round verifies: draft_len + 1 rows a run, padded."""
-        width = self.facts.draft_len + 1
+        """The logits [V] after each of `tokens`, computed as the widest round verifies: verify_len + 1 rows a run."""
+        width = self.facts.verify_len + 1
         for start in range(0, len(tokens), width):
             part = list(tokens[start : start + width])
             logits = self.run(part + [0] * (width - len(part)), 1, position + start)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from forerun_compiler.proof.gates import Comparison, check_sampling, compare, generate, probabilities
+from forerun_compiler.proof.gates import Comparison, check_sampling, compare, drafter_ways, generate, probabilities
 
 VOCAB = 6
 
@@ -42,7 +42,7 @@ class Speculator:
     draft: npt.NDArray[np.float64]
     mutant: str = ""
 
-    facts = SimpleNamespace(draft_len=2, verify_widths=(2, 3), capacity=100, eos_token_ids=())
+    facts = SimpleNamespace(draft_len=2, lookup_len=0, verify_widths=(2, 3), capacity=100, eos_token_ids=())
 
     def set_costs(self, costs: object) -> None:
         """It plans nothing."""
@@ -60,16 +60,17 @@ class Speculator:
         decoding: str,
         draft_len: int | None,
         planning: bool,
+        lookup: bool,
     ) -> Iterator[SimpleNamespace]:
         chance = np.random.default_rng(seed)
         tokens = [*prompt, self._draw(self.target, prompt[-1], chance)]
-        yield SimpleNamespace(committed=(tokens[-1],))
+        yield SimpleNamespace(committed=(tokens[-1],), looked_up=False)
         left = max_new_tokens - 1
         while left > 0:
             committed = self._round(tokens[-1], chance, draft_len or 2)[:left]
             tokens += committed
             left -= len(committed)
-            yield SimpleNamespace(committed=tuple(committed))
+            yield SimpleNamespace(committed=tuple(committed), looked_up=False)
 
     def _draw(self, table: npt.NDArray[np.float64], last: int, chance: np.random.Generator) -> int:
         return int(chance.choice(VOCAB, p=probabilities(table[last])))
@@ -100,7 +101,7 @@ def tables() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
 def sample(engine: Speculator, samples: int = 2000) -> tuple[float, int]:
     reference = Table(engine.target)
     done: list[int] = []
-    tests = check_sampling(engine, reference, (0,), samples, 0, lambda: done.append(1))
+    tests = check_sampling(engine, reference, (0,), samples, 0, lambda: done.append(1), drafter_ways(engine)).tests
     assert len(done) == samples
     total = sum(tests[1:], tests[0])
     return total.p, sum(test.freedom for test in tests[1:])
@@ -119,7 +120,7 @@ def test_mutants_are_caught(tables: tuple[npt.NDArray[np.float64], npt.NDArray[n
 
 
 def test_generate_joins_the_rounds(tables: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]) -> None:
-    assert len(generate(Speculator(*tables), (0,), 8, "speculative")) == 8
+    assert len(generate(Speculator(*tables), (0,), 8, "speculative").tokens) == 8
 
 
 def test_equal_tokens_are_identical() -> None:

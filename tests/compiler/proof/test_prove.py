@@ -16,7 +16,8 @@ from forerun_compiler.bundle import Manifest, check_bundle
 from forerun_compiler.errors import BundleError
 from forerun_compiler.manifest import Precision
 from forerun_compiler.proof import prove
-from forerun_compiler.proof.prove import Effort, SourceModel, choose_basis, verify_bundle
+from forerun_compiler.proof.gate_runs import Effort
+from forerun_compiler.proof.prove import SourceModel, choose_basis, verify_bundle
 from forerun_compiler.proof.ties import TIES
 from table_bundle import TableBundle, make_table_bundle
 
@@ -133,6 +134,7 @@ class Drifting:
         @dataclass
         class Round:
             committed: tuple[int, ...]
+            looked_up: bool
 
         place = 0
         for finished in self.engine.rounds(prompt, **request):
@@ -141,7 +143,7 @@ class Drifting:
                 if place == 2 and request["decoding"] in self.decoding:
                     tokens[index] = self.drift
                 place += 1
-            yield Round(tuple(tokens))
+            yield Round(tuple(tokens), finished.looked_up)
 
 
 def test_a_difference_of_on_and_off_is_a_failure(bundle: TableBundle) -> None:
