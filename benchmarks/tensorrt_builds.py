@@ -27,7 +27,7 @@ from forerun_compiler.engines.tensorrt import EngineRequest, GraphBuild, build_e
 from forerun_compiler.errors import ForerunError
 from forerun_compiler.manifest import EngineTarget, Precision
 from forerun_compiler.passes.name_products import products
-from forerun_compiler.pipeline import LinkedGraphs, lower_linked
+from forerun_compiler.pipeline import LinkedGraphs, lower_graphs
 from forerun_compiler.progress import StageProgress
 from forerun_compiler.resources import GIB
 from forerun_compiler.schemes import DENSE, TENSORRT_RTX
@@ -88,18 +88,18 @@ def measure(
     shown: StageProgress,
     names: Sequence[str] = GRAPHS,
 ) -> Iterator[Row]:
-    """Lower both graphs of a linked pair at a precision, then write and build those that are named."""
+    """Lower, write and build the named graphs of a linked pair at a precision."""
     scheme, capabilities = PRECISIONS[precision]
     begun = time.perf_counter()
     engine = EngineTarget(TENSORRT_RTX, "cuda", compute_capability=capabilities, dtype="float16")
     choice = Precision(scheme, scheme, scheme, scheme)
-    graphs = lower_linked(linked, choice, engine, shown, set_ranges=_set_range)
-    lowered_graphs = {"round": graphs.round, "plain": graphs.plain}
-    models = {name: lowered_graphs[name] for name in names}
+    given = {"round": linked.round, "plain": linked.plain}
+    models = {name: given[name].clone() for name in names}
+    lower_graphs(tuple(models.values()), linked.facts, choice, engine, shown, set_ranges=_set_range)
     weights = {name: _weights(model) for name, model in models.items()}
     write_for_tensorrt(models, folder)
     lowered = time.perf_counter() - begun
-    del graphs, lowered_graphs, models
+    del models
     widths = {"round": linked.facts.draft_len + 1, "plain": 1}
     clock = Clock(shown)
     builds = tuple(
@@ -144,7 +144,7 @@ def markdown(rows: Sequence[Row], linked: dict[str, float], command: str) -> str
         "Random weights. Memory is the largest that the building process had, mapped files included, and of the "
         "weights. Making, tracing and linking the pair took "
         f"{', '.join(f'{seconds:.0f} s for {size}' for size, seconds in linked.items())}; lowering and writing are of "
-        "both graphs. Each engine has two profiles: decoding and prefill of 128 tokens.",
+        "all graphs of a table. Each engine has two profiles: decoding and prefill of 128 tokens.",
         "",
         "| sizes | precision | for | graph | weights | build | memory | engine | lowering | kernels |",
         "|---|---|---|---|---|---|---|---|---|---|",

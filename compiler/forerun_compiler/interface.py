@@ -54,7 +54,7 @@ class MaskRule:
 class LayerCaches:
     """The caches of one forward call, by layer: those given, and those that the attention wrote.
 
-    With nothing given (a probe) a layer gets zeros of the shape that its keys ask for.
+    With nothing given (a probe) a layer gets zeros of the shape that its keys ask for, and nothing is computed.
     """
 
     model: str
@@ -69,7 +69,7 @@ class LayerCaches:
         if self.given:
             return self.given[layer]
         shape = (1, key.shape[1], self.rows, key.shape[3])
-        return torch.zeros(shape), torch.zeros(shape)
+        return torch.zeros(()).expand(shape), torch.zeros(()).expand(shape)  # a single number each in memory
 
 
 def attention(
@@ -112,17 +112,14 @@ def attention(
         window=_window(caches.model, where, attention_mask, sliding_window),
         softcap=float(softcap or 0.0),
     )
-    out, k_new, v_new = tracing.cached_attention(
-        query,
-        key,
-        value,
-        *caches.of(layer, key),
-        caches.position,
-        scale=op.scale,
-        window=op.window,
-        softcap=op.softcap,
-    )
-    caches.written[layer], caches.attributes[layer] = (k_new, v_new), op
+    given = caches.of(layer, key)
+    if caches.given:
+        out, *written = tracing.cached_attention(
+            query, key, value, *given, caches.position, scale=op.scale, window=op.window, softcap=op.softcap
+        )
+    else:  # a probe: nothing reads its numbers, and the reference of a long cache takes longer than the model
+        out, written = torch.zeros_like(query), list(given)
+    caches.written[layer], caches.attributes[layer] = (written[0], written[1]), op
     # Contiguous, as transformers' own attention returns it: some models view it without asking.
     return out.transpose(1, 2).contiguous(), None
 

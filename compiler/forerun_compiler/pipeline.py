@@ -110,18 +110,32 @@ def lower_linked(
     are chosen already.
     """
     graphs = (linked.round.clone(), linked.plain.clone())
+    choices = lower_graphs(graphs, linked.facts, precision, engine, on_stage, set_ranges, rounded)
+    return CompiledGraphs(*graphs, linked.facts, choices)
+
+
+def lower_graphs(
+    graphs: tuple[ir.Model, ...],
+    facts: ModelFacts,
+    precision: Precision,
+    engine: EngineTarget,
+    on_stage: OnStage,
+    set_ranges: SetRanges | None = None,
+    rounded: Rounded = NEAREST,
+) -> tuple[Choice, ...]:
+    """Lower graphs in the dialect, in place; see `lower_linked`. Returns the schemes of the first graph's layers."""
     on_stage("choose precision")
-    choices, _ = (assign_precision(graph, precision) for graph in graphs)
+    choices = [assign_precision(graph, precision) for graph in graphs]
     if precision.cache == INT8_CACHE and engine.backend != ONNXRUNTIME:
         raise PassError(f"caches in {precision.cache} are lowered for {ONNXRUNTIME} only; {engine.backend} has none")
     stages = (
         *((_Stage("set activation ranges", set_ranges),) if set_ranges is not None else ()),
         *((_Stage("quantize caches", quantize_caches),) if precision.cache == INT8_CACHE else ()),
-        _lowering(engine, linked.facts, rounded),
+        _lowering(engine, facts, rounded),
         _Stage("share equal constants", share_weights),
     )
     _run(stages, graphs, on_stage)
-    return CompiledGraphs(*graphs, linked.facts, choices)
+    return choices[0]
 
 
 def _lowering(engine: EngineTarget, facts: ModelFacts, rounded: Rounded) -> _Stage:

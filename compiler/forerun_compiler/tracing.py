@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from forerun_compiler import canonical, dialect, graph
 from forerun_compiler.errors import TraceError
+from forerun_compiler.trace_cleanup import clean_up
 
 Tensor = torch.Tensor
 
@@ -138,7 +139,7 @@ def export(
                 (),
                 dynamo=True,
                 opset_version=dialect.OPSET,
-                optimize=True,
+                optimize=False,  # `trace_cleanup` does it
                 input_names=list(inputs),
                 output_names=list(outputs),
                 verbose=False,
@@ -148,6 +149,7 @@ def export(
     except Exception as error:  # torch raises dozens of classes here; each means that this module cannot be traced
         raise TraceError(f"{name}: torch could not export the module: {_first_lines(error)}") from error
     assert exported is not None
+    clean_up(exported.model)
     return _finish(exported.model, name, symbols)
 
 

@@ -22,7 +22,7 @@ def call(module: torch.nn.Module | None = None, **changes: object):
         "key": torch.ones(1, 2, 2, 8),
         "value": torch.ones(1, 2, 2, 8),
         "attention_mask": interface.MaskRule(3),
-        interface.CACHES: interface.LayerCaches("tiny", torch.tensor([4]), 16),
+        interface.CACHES: interface.LayerCaches("tiny", torch.tensor([4]), 16, 2 * (2 * (torch.zeros(1, 2, 16, 8),),)),
     }
     return interface.attention(module or Attention(), **{**inputs, **changes}), inputs[interface.CACHES]
 
@@ -33,6 +33,13 @@ def test_known_arguments_become_attributes() -> None:
     op = caches.attributes[1]
     assert (op.scale, op.mask, op.window, op.softcap) == (0.5, "causal", 3, 2.0)
     assert caches.written[1][0][0, 0, :, 0].tolist() == [0.0] * 4 + [1.0] * 2 + [0.0] * 10
+
+
+def test_a_probe_asks_for_shapes_only() -> None:
+    caches = interface.LayerCaches("tiny", torch.tensor([4]), 16)
+    (out, _), _ = call(**{interface.CACHES: caches})
+    assert (out.shape, int(out.count_nonzero())) == ((1, 2, 4, 8), 0)
+    assert [cache.shape for cache in caches.written[1]] == 2 * [(1, 2, 16, 8)]
 
 
 def test_scale_defaults_to_the_head_dim() -> None:

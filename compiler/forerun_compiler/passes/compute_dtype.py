@@ -134,10 +134,12 @@ class _Half:
     def _converted(self, array: Array, where: str) -> Array:
         if self._dtype == ir.DataType.BFLOAT16:
             return array.astype(ml_dtypes.bfloat16)
-        largest = float(np.finfo(np.float16).max)
-        if (found := float(np.abs(array).max(initial=0.0))) > largest:
+        with np.errstate(over="ignore"):
+            half = array.astype(np.float16)
+        if not np.isfinite(half).all():
+            found, largest = float(np.abs(array).max()), float(np.finfo(np.float16).max)
             raise PassError(
                 f"{where}: a weight of {found:g} does not fit into float16, whose largest number is {largest:g}; "
                 "build the engine with dtype: bfloat16"
             )
-        return array.astype(np.float16)
+        return half

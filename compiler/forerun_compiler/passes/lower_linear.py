@@ -11,10 +11,13 @@ import onnx_ir as ir
 
 from forerun_compiler.dialect import Linear
 from forerun_compiler.errors import PassError
-from forerun_compiler.graph import constant_array, remove_unused, replace_node
+from forerun_compiler.graph import Array, constant_array, remove_unused, replace_node
 from forerun_compiler.passes.emitter import Emitter, operands
 from forerun_compiler.passes.name_products import products
 from forerun_compiler.schemes import DENSE
+
+_STRIP = 32
+"""Rows that are transposed at once: their lines stay in the first-level cache."""
 
 
 def lower_linear(model: ir.Model) -> int:
@@ -60,12 +63,20 @@ def _store_transposed(home: ir.Graph, node: ir.Node) -> None:
         array = constant_array(weight)
         if array is None:
             raise PassError(f"node {node.name!r}: expected a constant weight, found the computed {weight.name!r}")
-        tensor = ir.tensor(np.ascontiguousarray(array.T), name=name)
+        tensor = ir.tensor(transposed(array), name=name)
         stored = ir.val(name, tensor.dtype, array.T.shape, const_value=tensor)
         home.register_initializer(stored)
     assert isinstance(node.graph, ir.Graph)
     emit = Emitter(node.graph, f"{node.outputs[0].name}.", constants=home, before=node)
     replace_node(node, [], [emit("MatMul", x, stored)])
+
+
+def transposed(matrix: Array) -> Array:
+    """Return the transposed matrix, contiguous; made a strip at a time, in a fraction of the time of numpy's copy."""
+    turned = np.empty(matrix.shape[::-1], matrix.dtype)
+    for row in range(0, len(matrix), _STRIP):
+        turned[:, row : row + _STRIP] = matrix[row : row + _STRIP].T
+    return turned
 
 
 def _read_as_stored(home: ir.Graph, node: ir.Node) -> None:
