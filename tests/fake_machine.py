@@ -19,7 +19,7 @@ import pytest
 
 from device_bundle import LIBRARY, NAME
 from fake_tensorrt import DataType, FakeContext, FakePlan, FakeTensor, FakeTensorRT, TensorIOMode
-from forerun import device, engine
+from forerun import device, loading
 from forerun.bundle_engines import read_engines
 from forerun.tensorrt_package import Installed
 
@@ -73,7 +73,7 @@ class FakeMachine:
     def install(self, monkeypatch: pytest.MonkeyPatch, caches: Path) -> None:
         """For forerun.load in this test."""
         monkeypatch.setattr(device, "DRIVER", str(self.path))
-        monkeypatch.setattr(engine, "find_package", lambda backend: Installed(LIBRARY, 13))
+        monkeypatch.setattr(loading, "find_package", lambda backend: Installed(LIBRARY, 13))
         monkeypatch.setitem(sys.modules, "tensorrt_rtx", self.tensorrt)
         monkeypatch.setenv("XDG_CACHE_HOME", str(caches))
 
