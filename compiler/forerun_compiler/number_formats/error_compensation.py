@@ -4,14 +4,17 @@ Rounding to the nearest makes each number's error small. What counts is the outp
 tr(D H D^T) with D = decoded - weight [N,K] and H [K,K] the mean of x x^T: channels of x are correlated, so the errors
 of earlier columns of a row can be undone in part by how later ones are rounded. Every row is a problem of its own.
 
-1. One column after the other, each to the nearest of what is best for it given the errors so far: Frantar et al., GPTQ
+1. Within a group the columns with the largest inputs come first, while few errors are owed: GPTQ's activation order
+   (its `act-order`), kept within groups so that their scales stay where they are.
+2. One column after the other, each to the nearest of what is best for it given the errors so far: Frantar et al., GPTQ
    (2023), section 3, from Hassibi and Stork, Optimal Brain Surgeon (1993). It is written here with H = R R^T, R upper
    triangular: the error is the sum over columns j of (R_jj e_j + sum_{i<j} R_ij e_i)^2, so column j aims at
    w_j + sum_{i<j} R_ij / R_jj e_i, with e = weight - decoded, and no inverse is needed.
-2. Each group's scale is chosen where the group begins: every divisor is tried on the group's columns to their end, and
+3. Each group's scale is chosen where the group begins: every divisor is tried on the group's columns to their end, and
    each row takes the one with the smallest sum of those squares.
-3. Sweeps of coordinate descent: a code changes where that lowers the error, all others as they are (Behdin et al.,
-   QuantEase, 2023, algorithm 1). GPTQ never looks back at a column, this does.
+4. Sweeps of coordinate descent: a group's scale becomes the best for its codes (least squares), then a code changes
+   where that lowers the error, all others as they are (Behdin et al., QuantEase, 2023, algorithm 1). GPTQ never looks
+   back at a column, this does.
 
 A row whose error under H is not smaller so than that of rounding to the nearest keeps the nearest codes and scales.
 """
@@ -63,10 +66,12 @@ def encode_compensated(weight: Array, moment: Array, group: int, where: str = "w
             f"{'numbers that are not finite' if moment.shape == (columns, columns) else list(moment.shape)}; "
             "calibrate the layer again, or choose calibration.rounding: nearest"
         )
+    order = _order(moment, group)
+    matrix, moment = matrix[:, order], moment[np.ix_(order, order)]
     problem = _problem(moment)
     if problem is None:
         return nearest
-    codes, scale = nearest.rows().astype(np.float32), nearest.scale.astype(np.float32)
+    codes, scale = nearest.rows().astype(np.float32)[:, order], nearest.scale.astype(np.float32)
     for start in range(0, len(matrix), _ROWS):
         part = slice(start, start + _ROWS)
         ours = _encode(np.ascontiguousarray(matrix[part].T), problem, group)
@@ -75,30 +80,39 @@ def encode_compensated(weight: Array, moment: Array, group: int, where: str = "w
         )
         for kept, found in zip((codes[part], scale[part]), ours, strict=True):
             kept[better] = found[better]
+    codes[:, order] = codes.copy()
     padded = np.pad(codes, ((0, 0), (0, -columns % group))).reshape(len(codes), -1, group)
     return int4.Int4Weight(padded.astype(ml_dtypes.int4), scale.astype(ml_dtypes.bfloat16), columns)
 
 
+def _order(moment: Array, group: int) -> Array:
+    """The columns, those of each group by falling mean squares of their inputs."""
+    squares = np.diagonal(moment)
+    groups = range(0, len(squares), group)
+    return np.concatenate([start + np.argsort(-squares[start : start + group], kind="stable") for start in groups])
+
+
 def _problem(moment: Array) -> _Problem | None:
     """Damp H until it has a Cholesky factor; None where all inputs were 0."""
-    wide = moment.astype(np.float64)
-    mean = float(np.diagonal(wide).mean())
+    mean = float(np.diagonal(moment).mean(dtype=np.float64))
     if not mean > 0:
         return None
+    # Reversed, so that the factor's first column is the last to be rounded.
+    wide = moment[::-1, ::-1].astype(np.float64)
     wide /= mean
-    damping = DAMPING
+    diagonal = np.einsum("kk->k", wide)  # a view
+    undamped, damping = diagonal.copy(), DAMPING
     while True:
-        damped = wide + damping * np.eye(len(wide))
+        diagonal[:] = undamped + damping
         try:
-            # Of the reversed matrix, so that the factor's first column is the last to be rounded.
-            upper = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
+            upper = np.linalg.cholesky(wide)[::-1, ::-1].astype(np.float32)
             break
         except np.linalg.LinAlgError:
             damping *= 10
-    diagonal = np.diagonal(upper)
-    return _Problem(
-        damped.astype(np.float32), (upper / diagonal).astype(np.float32), np.square(diagonal).astype(np.float32)
-    )
+    damped = wide[::-1, ::-1].astype(np.float32)
+    shares = np.diagonal(upper).copy()
+    upper /= shares
+    return _Problem(damped, upper, np.square(shares))
 
 
 def _encode(weight: Array, problem: _Problem, group: int) -> tuple[Array, Array]:
@@ -144,18 +158,41 @@ def _group(weight: Array, owed: Array, steps: Array, shares: Array) -> tuple[Arr
 
 
 def _sweep(weight: Array, codes: Array, error: Array, scales: Array, moment: Array, group: int) -> None:
-    """Give each code of [K,n] in turn the best value, the others as they are; `codes` and `error` change in place."""
+    """Give each scale, then each code of its group in turn, the best value, all others as they are.
+
+    `codes` and `error` [K,n] and `scales` [groups,n] change in place.
+    """
     diagonal = np.diagonal(moment)
-    for start in range(0, len(weight), _BLOCK):
-        end = min(start + _BLOCK, len(weight))  # a block lies in one group, whose size it divides
-        scale = scales[start // group]
-        gradient = moment[start:end] @ error
-        for column in range(start, end):
-            aim = weight[column] - error[column] + gradient[column - start] / diagonal[column]
-            codes[column] = np.clip(np.rint(aim / scale), int4.LOWEST, int4.HIGHEST)
-            changed = weight[column] - codes[column] * scale - error[column]
-            error[column] += changed
-            gradient[column - start + 1 :] += moment[column + 1 : end, column, None] * changed
+    for number, first in enumerate(range(0, len(weight), group)):
+        part = slice(first, min(first + group, len(weight)))
+        gradient = moment[part] @ error
+        _fit_scale(codes[part], error[part], scales[number], gradient, moment[part, part])
+        scale = scales[number]
+        for start in range(part.start, part.stop, _BLOCK):
+            end = min(start + _BLOCK, part.stop)
+            changes = error[start:end].copy()
+            for column in range(start, end):
+                slope = gradient[column - first]
+                aim = weight[column] - error[column] + slope / diagonal[column]
+                codes[column] = np.clip(np.rint(aim / scale), int4.LOWEST, int4.HIGHEST)
+                changed = weight[column] - codes[column] * scale - error[column]
+                error[column] += changed
+                gradient[column - first + 1 : end - first] += moment[column + 1 : end, column, None] * changed
+            changes = error[start:end] - changes
+            gradient[end - first :] += moment[end : part.stop, start:end] @ changes
+
+
+def _fit_scale(codes: Array, error: Array, scale: Array, gradient: Array, moment: Array) -> None:
+    """Move the scales [n] of one group to the least error for its codes [g,n]; `error` and `gradient` [g,n] follow."""
+    pull = moment @ codes
+    above, below = np.einsum("gn,gn->n", codes, gradient), np.einsum("gn,gn->n", codes, pull)
+    # Without codes, or with inputs of 0 throughout, any scale is as good.
+    best = scale + np.divide(above, below, out=np.zeros_like(scale), where=below > 0)
+    best = best.astype(ml_dtypes.bfloat16).astype(np.float32)
+    change = np.where(np.isfinite(best) & (best != 0), best, scale) - scale
+    scale += change
+    error -= codes * change
+    gradient -= pull * change
 
 
 def _errors(weight: Array, codes: Array, scale: Array, moment: Array, group: int) -> Array:
