@@ -26,7 +26,7 @@ _CALIBRATED_RAM_PER_BYTE, _CALIBRATED_SECONDS_PER_GIB = 3.0, 120.0
 # Rounding int4 on text holds the second moments of inputs, about as many bytes as the weights but no more than the
 # budget of `second_moments.py`, and codes beside the graph that is read: a pair of 664 M parameters (2.5 GiB) had its
 # peak at 18.6 GiB when two batches of moments were held at once, and took 15 minutes beside other work.
-_MOMENTS_RAM, _CODES_RAM_PER_BYTE, _ROUNDED_SECONDS_PER_GIB = 2 * GIB, 2.6, 240.0
+_MOMENTS_RAM, _CODES_RAM_PER_BYTE, _ROUNDED_SECONDS_PER_GIB = 3 * GIB, 2.6, 240.0
 
 
 @dataclass(frozen=True)

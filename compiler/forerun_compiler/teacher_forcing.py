@@ -1,7 +1,7 @@
 """Run the round graph in float32 over text, and hand out what its linear layers read.
 
-The text is teacher-forced in runs of draft_len + 1 known tokens without a draft, states fed back: each run gives the
-target's rows, the drafter's context rows and one block of the drafter behind them.
+The text is teacher-forced in runs of known tokens without a draft, states fed back: each run gives the target's rows,
+the drafter's context rows and one block of the drafter behind them.
 """
 
 from __future__ import annotations

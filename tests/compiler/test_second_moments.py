@@ -37,11 +37,13 @@ def found() -> Mapping[str, Array]:
     return only
 
 
-def test_the_diagonal_is_that_of_calibration() -> None:
+def test_the_diagonal_is_that_of_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RUN_TOKENS", 1)  # runs of calibration's length: as many blocks of the drafter
     linked = pair().linked
     calibration = calibrate(linked.round, linked.facts, TEXTS, CalibrationSettings(), lambda *_: None)
-    assert {*found()} == {*LAYERS}
-    for layer, moment in found().items():
+    (moments,) = collected(1 << 30)
+    assert {*moments} == {*LAYERS}
+    for layer, moment in moments.items():
         statistics = calibration.layers[layer]
         np.testing.assert_allclose(np.diagonal(moment) / statistics.rows, statistics.second_moment, rtol=1e-4)
 
@@ -79,5 +81,6 @@ def test_taps_of_one_layer_are_read_together() -> None:
 
 def test_progress_counts_every_reading() -> None:
     linked, calls = pair().linked, []
-    list(second_moments(linked.round, linked.facts, [range(20)], LAYERS, lambda *call: calls.append(call), 1 << 30))
-    assert calls == [("read second moments", done, 20) for done in (0, 8, 16, 20)]
+    texts = [range(70), range(20)]
+    list(second_moments(linked.round, linked.facts, texts, LAYERS, lambda *call: calls.append(call), 1 << 30))
+    assert calls == [("read second moments", done, 90) for done in (0, 64, 70, 90)]
