@@ -50,7 +50,10 @@ def round_layers(
     owners: dict[ir.Value | None, str] = {}
     for layer, weight in read.items():
         owners.setdefault(weight, layer)
-    needed = {(scheme, owners[read[layer]]) for scheme, layer in wanted}
+    seen = {Linear.from_node(node).layer for node in products(model) if node.graph is model.graph}
+    needed = {(scheme, owners[read[layer]]) for scheme, layer in wanted if owners[read[layer]] in seen}
+    if not needed:
+        return {}
     found: dict[tuple[str, str], RoundedLayer] = {}
     for moments in second_moments(model, facts, texts, {owner for _, owner in needed}, on_progress):
         for done, (owner, moment) in enumerate(moments.items()):

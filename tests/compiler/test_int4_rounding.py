@@ -52,6 +52,7 @@ def test_the_codes_are_not_the_nearest() -> None:
 def test_layers_in_branches_are_left_out() -> None:
     layer = ("int4", "target.model.layers.0.mlp.up_proj")
     assert [*rounded({WALK, layer})] == [layer]
+    assert rounded({WALK}) == {}
 
 
 def test_two_runs_give_the_same_bytes() -> None:
