@@ -123,8 +123,12 @@ def compile_linked(
     on_cpu = [engine for engine in recipe.engines if engine.backend == ONNXRUNTIME]
     graphs = lower(on_cpu[0]) if on_cpu else None
     on_progress("weigh the layers", 0, 0)
-    first = precision_of(recipe, (on_cpu or recipe.engines)[0])
-    choices = graphs.choices if graphs is not None else assign_precision(linked.round.clone(), first)
+    first = recipe.engines[0]
+    choices = (
+        graphs.choices
+        if graphs is not None
+        else assign_precision(linked.round.clone(), precision_of(recipe, first), first.backend)
+    )
     return Compiled(
         facts=linked.facts,
         graphs=graphs,

@@ -125,7 +125,7 @@ def lower_graphs(
 ) -> tuple[Choice, ...]:
     """Lower graphs in the dialect, in place; see `lower_linked`. Returns the schemes of the first graph's layers."""
     on_stage("choose precision")
-    choices = [assign_precision(graph, precision) for graph in graphs]
+    choices = [assign_precision(graph, precision, engine.backend) for graph in graphs]
     if precision.cache == INT8_CACHE and engine.backend != ONNXRUNTIME:
         raise PassError(f"caches in {precision.cache} are lowered for {ONNXRUNTIME} only; {engine.backend} has none")
     stages = (
@@ -166,15 +166,15 @@ _NAME_AND_SHARE = (_Stage("name linear layers", _must_name), _Stage("share equal
 
 
 def check_overrides(recipe: Recipe, linked: LinkedGraphs) -> None:
-    """Refuse a pattern of the recipe that names no layer, or only layers that stay dense all the same.
+    """Refuse a pattern of the recipe that names no layer, or only layers that cannot have its scheme.
 
     Raises:
-        RecipeError: with the line, and some names that there are, or why the layers stay dense.
+        RecipeError: with the line, and some names that there are, or why the layers cannot have it.
     """
     graphs = (linked.round, linked.plain)
     names = layer_names(graphs)
-    for where, override in _overrides(recipe):
-        found = named_by(override, graphs)
+    for where, override, backend in _overrides(recipe):
+        found = named_by(override, graphs, backend)
         if not found:
             raise RecipeError(
                 f"{where}: {override.layers!r} matches none of the {len(names)} linear layers, which are named like "
@@ -189,13 +189,16 @@ def check_overrides(recipe: Recipe, linked: LinkedGraphs) -> None:
             )
 
 
-def _overrides(recipe: Recipe) -> Iterator[tuple[str, Override]]:
-    """Every override of the recipe and of its engines' own precisions, after where it stands."""
+def _overrides(recipe: Recipe) -> Iterator[tuple[str, Override, str]]:
+    """Where an override of the recipe or of an engine's own precision stands, the override, and a backend with it."""
+    backends = [engine.backend for engine in recipe.engines if engine.precision is None]
+    shared = ONNXRUNTIME if ONNXRUNTIME in backends or not backends else backends[0]
     for index, override in enumerate(recipe.precision.overrides):
-        yield f"{recipe.path}:{recipe.override_lines[index]}: precision.overrides[{index}].layers", override
+        yield f"{recipe.path}:{recipe.override_lines[index]}: precision.overrides[{index}].layers", override, shared
     for number, (engine, lines) in enumerate(zip(recipe.engines, recipe.engine_override_lines, strict=False)):
         for index, override in enumerate(engine.precision.overrides if engine.precision is not None else ()):
-            yield f"{recipe.path}:{lines[index]}: engines[{number}].precision.overrides[{index}].layers", override
+            where = f"{recipe.path}:{lines[index]}: engines[{number}].precision.overrides[{index}].layers"
+            yield where, override, engine.backend
 
 
 def target_side(target: Target) -> TargetSide:

@@ -23,8 +23,8 @@ class LayerPrecision:
 
     `sensitivity` is the relative error of its output that the stored weight causes on the calibration text (see
     `sensitivity.py`), the weight's own relative error where calibration does not see the layer (in the drafter's walk),
-    and None where nothing was quantized. `reason` says why it stays dense, `rounding` how the codes
-    of an int4 scheme were chosen.
+    and None where nothing was quantized. `reason` says why it has not the recipe's scheme, `rounding`
+    how the codes of an int4 scheme were chosen.
     """
 
     layer: str

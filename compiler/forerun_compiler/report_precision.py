@@ -42,7 +42,7 @@ def summarize(rows: Sequence[LayerPrecision]) -> PrecisionReport:
 
 def precision_text(report: PrecisionReport) -> str:
     """A table of layers and one of totals."""
-    layers = [("part", "layer", "scheme", "parameters", "bytes", "share", "sensitivity", "rounding", "why dense")]
+    layers = [("part", "layer", "scheme", "parameters", "bytes", "share", "sensitivity", "rounding", "why")]
     layers += [
         (
             row.part,

@@ -265,12 +265,22 @@ def test_a_pattern_of_an_engines_own_precision_is_refused_too() -> None:
 
 def test_an_override_that_no_layer_can_follow_is_refused_with_the_reason() -> None:
     made: Pair = pair()
-    precision = Precision(overrides=(Override("drafter.fc", "int8"),))
+    precision = Precision(overrides=(Override("drafter.fc", "int8-static"),))
     asked = replace(recipe(made.target, made.drafter), precision=precision, override_lines=(8,))
     with pytest.raises(RecipeError) as caught:
         pipeline.check_overrides(asked, made.linked)
     assert str(caught.value).startswith("tiny.yaml:8: precision.overrides[0].layers: 'drafter.fc' matches 1 of the ")
-    assert "int8 for it is not possible (drafter.fc: fc reads the target's features" in str(caught.value)
+    assert "int8-static for it is not possible (drafter.fc: fc reads the target's features" in str(caught.value)
     # One layer that can follow is enough; and float32 is always possible.
-    for fine in (Override("drafter.*", "int8"), Override("drafter.fc", "float32")):
+    for fine in (Override("drafter.*", "int8-static"), Override("drafter.fc", "float32")):
         pipeline.check_overrides(replace(asked, precision=Precision(overrides=(fine,))), made.linked)
+
+
+def test_fc_in_int8_is_possible_on_onnx_runtime_alone() -> None:
+    made: Pair = pair()
+    precision = Precision(overrides=(Override("drafter.fc", "int8"),))
+    asked = replace(recipe(made.target, made.drafter), precision=precision, override_lines=(8,))
+    gpu = EngineTarget("tensorrt-rtx", "cuda")
+    pipeline.check_overrides(replace(asked, engines=(gpu, EngineTarget())), made.linked)
+    with pytest.raises(RecipeError, match="int8 for it is not possible"):
+        pipeline.check_overrides(replace(asked, engines=(gpu,)), made.linked)

@@ -27,7 +27,7 @@ def test_the_sums() -> None:
 
 def test_the_text() -> None:
     assert precision_text(summarize(ROWS)).splitlines() == [
-        "part     layer                   scheme   parameters  bytes  share  sensitivity  rounding  why dense",
+        "part     layer                   scheme   parameters  bytes  share  sensitivity  rounding  why",
         "target   target.layers.0.q_proj  int8          1,000  1,100  22.0%       0.0071",
         "target   target.layers.1.q_proj  int4          1,000  1,100  22.0%               nearest",
         "target   target.layers.1.router  float32         100    400   8.0%                         a router",

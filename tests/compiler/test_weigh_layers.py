@@ -58,7 +58,8 @@ def test_what_is_no_linear_layer_says_so() -> None:
     embeddings = [row for row in rows.values() if row.reason is not None and "embedding" in row.reason]
     assert {row.scheme for row in embeddings} == {"float32"}
     assert any(row.layer == "target.model.embed_tokens" and row.bytes == 4 * 272 * 64 for row in embeddings)
-    assert str(rows["drafter.fc"].reason).startswith("fc reads the target's features")
+    assert (rows["drafter.fc"].scheme, rows["drafter.fc"].reason) == ("int8", None)
+    assert str(weighed(Precision(drafter="fp8"))["drafter.fc"].reason).startswith("fc reads the target's features")
 
 
 def statistics(moment: Sequence[float]) -> Calibration:

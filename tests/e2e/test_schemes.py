@@ -19,7 +19,7 @@ from forerun_compiler.proof.gate_runs import Effort
 from forerun_compiler.proof.prove import verify_bundle
 from forerun_compiler.proof.target_probe import TargetProbe
 from forerun_compiler.recipe import Recipe, load_recipe
-from forerun_compiler.schemes import DENSE, ONNXRUNTIME, SCHEMES
+from forerun_compiler.schemes import DENSE, INT4_GROUPS, ONNXRUNTIME, SCHEMES
 from tiny_pairs import BuiltPair
 
 EFFORT = Effort(prompts=3, tokens=24, sampled_prompts=2, samples=150)
@@ -69,7 +69,7 @@ def test_a_bundle_of_each_scheme_is_proven_lossless(
     assert 0 < proof.kl_to_source < 1
     rows = {row.layer: row for row in read_precision_map(folder)}
     assert rows["target.model.layers.0.mlp.up_proj"].scheme == scheme
-    assert rows["drafter.fc"].scheme == DENSE
+    assert rows["drafter.fc"].scheme == ("int8" if scheme in ("int8", *INT4_GROUPS) else DENSE)
 
 
 @pytest.mark.parametrize("name", [*(f"{scheme}-forerun" for scheme in QUANTIZED), "int8-stock", "int4-stock"])

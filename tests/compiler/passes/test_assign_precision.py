@@ -8,6 +8,7 @@ from forerun_compiler.dialect import Linear
 from forerun_compiler.manifest import Override, Precision
 from forerun_compiler.passes.assign_precision import Choice, assign_precision, matches, part_of
 from forerun_compiler.passes.name_products import products
+from forerun_compiler.schemes import TENSORRT_RTX
 from tiny_pairs import pair
 
 
@@ -37,6 +38,26 @@ def test_what_must_not_be_narrowed_stays_dense_and_says_why() -> None:
     # Calibrated ranges exist in the main graph only; a dynamic scheme needs none.
     assert "branch" in str(found["drafter.markov_head.markov_w2"].reason)
     assert choices(Precision(drafter="int8"))["drafter.markov_head.markov_w2"].scheme == "int8"
+
+
+@pytest.mark.parametrize("scheme", ["int4", "int4-group64", "int4-group32"])
+def test_fc_takes_int8_where_the_drafter_is_int4(scheme: str) -> None:
+    found = choices(Precision(drafter=scheme))["drafter.fc"]
+    assert found.scheme == "int8"
+    assert str(found.reason).endswith(f"whose outliers leave {scheme} too little: int8 instead")
+    assert choices(Precision(drafter="int8"))["drafter.fc"] == Choice("drafter.fc", "drafter", "int8", None)
+    dense = Precision(drafter=scheme, overrides=(Override("drafter.fc", "float32"),))
+    assert choices(dense)["drafter.fc"] == Choice("drafter.fc", "drafter", "float32", None)
+
+
+@pytest.mark.parametrize("scheme", ["int4", "int8", "int8-static"])
+def test_fc_stays_dense_for_tensorrt(scheme: str) -> None:
+    found = {
+        each.layer: each
+        for each in assign_precision(pair().linked.round.clone(), Precision(drafter=scheme), TENSORRT_RTX)
+    }
+    assert found["drafter.fc"].scheme == "float32"
+    assert "outliers" in str(found["drafter.fc"].reason)
 
 
 def test_the_last_override_that_matches_counts() -> None:
