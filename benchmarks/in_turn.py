@@ -52,7 +52,7 @@ def feed_widths(facts: ModelFacts, widths: Sequence[int]) -> dict[int, tuple[int
     """
     feeds = {}
     for width in widths:
-        n_draft = min(width - 1, facts.draft_len)
+        n_draft = min(width - 1, facts.verify_len)
         if width - n_draft <= facts.prefill_chunk:
             feeds[width] = (width - n_draft, n_draft)
     return feeds
@@ -81,6 +81,7 @@ def bind_graph(
 
     rows, binding = sum(feed), session.io_binding()
     counts = {"n_known": feed[0], "n_draft": feed[1], "position": cached_tokens(facts), "uniform": 0.5}
+    counts["looked_up"] = feed[1] > facts.draft_len
     for tensor in graph.inputs:
         array = _zeros(tensor, rows)
         array += np.arange(5, 5 + rows).astype(array.dtype) if tensor.name == "tokens" else counts.get(tensor.name, 0)

@@ -14,7 +14,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--dtype", nargs="+", choices=("float32", "float16"), default=["float32", "float16"])
     arguments = parser.parse_args()
-    recipe = load_recipe(arguments.recipe)
+    recipe = replace(load_recipe(arguments.recipe), prompt_lookup=None)  # of which a GPU has none
     linked = link_recipe(recipe, lambda stage: print(stage, file=sys.stderr))
     # Padded prefill, the longest generation and its last round must fit the caches of a recipe without a GPU.
     longest = linked.facts.capacity - 2 * linked.facts.prefill_chunk - arguments.tokens

@@ -1,7 +1,7 @@
 """The two graphs of a bundle of tables, written node by node: lookups, the acceptance rule, a drafter of lookups.
 
-Shapes: T tokens this run, K draft_len, M the larger of K and lookup_len, R = M + 1 rows of logits, V vocab, C cache rows.
-The weights (first, second, drafter: [V, V] float32) lie in weights.bin at the offsets that the caller gives.
+Shapes: T tokens this run, K draft_len, M the larger of K and lookup_len, R = M + 1 rows of logits, V vocab, C cache
+rows. The weights (first, second, drafter: [V, V] float32) lie in weights.bin at the offsets that the caller gives.
 """
 
 from __future__ import annotations

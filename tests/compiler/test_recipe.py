@@ -359,6 +359,13 @@ def test_the_recipe_of_a_pair_that_is_made_first(tmp_path: Path) -> None:
         (tmp_path / made / part).mkdir(parents=True)
         (tmp_path / made / part / "config.json").touch()
     assert load_recipe(path).precision == Precision("int4", "int4", "int8", "int8")
+    assert load_recipe(path).prompt_lookup == PromptLookup(15, 4)
+
+
+def test_the_demo_looks_up_on_a_cpu_and_not_on_a_gpu() -> None:
+    assert load_recipe(ROOT / "recipes/demo.yaml").prompt_lookup == PromptLookup(15, 4)
+    for name in ("demo-float32", "demo-tensorrt"):
+        assert load_recipe(ROOT / f"recipes/{name}.yaml").prompt_lookup is None
 
 
 def test_the_documented_keys_are_those_that_exist(tmp_path: Path) -> None:

@@ -11,7 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from dspark_reference import Drafter, rounds
+from forerun_compiler.errors import PassError
+from forerun_compiler.manifest import EngineTarget, Precision
 from forerun_compiler.passes.link_round import Parts, link_round
+from forerun_compiler.pipeline import lower_linked
 from forerun_compiler.recipe import PromptLookup
 from ort_rounds import Rounds, uniforms
 from tiny_pairs import pair
@@ -49,6 +52,11 @@ def test_without_lookup_the_rule_for_it_is_not_there() -> None:
     assert "If" in ops
     assert "OneHot" not in ops
     assert "OneHot" in {node.op_type for node in ir.traversal.RecursiveGraphIterator(linked(3))}
+
+
+def test_a_gpu_s_engine_is_refused() -> None:
+    with pytest.raises(PassError, match="prompt lookup is lowered for onnxruntime only; tensorrt-rtx keeps drafts"):
+        lower_linked(pair(lookup=LOOKUP).linked, Precision(), EngineTarget("tensorrt-rtx", "cuda"), lambda stage: None)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
