@@ -8,7 +8,8 @@ enum {
     ALIGNMENT = 64,
     /* Weights of one part: small enough that threads which come late still find some, large enough that taking one
      * costs nothing beside reading it. */
-    PART_BYTES = 96 * 1024
+    PART_BYTES = 96 * 1024,
+    CHUNK_INPUTS = 512 /* that one thread encodes for a batch of rows: whole groups */
 };
 
 static const uint32_t NOT_FINITE = 0x7F800000u; /* the bits of infinity; those of every NaN are larger */
@@ -32,7 +33,7 @@ size_t fr_linear_groups(size_t k, size_t group_size) {
 
 size_t fr_linear_scratch(const fr_linear *it) {
     size_t padded = blocks_of(it) * FR_LINEAR_INPUTS;
-    size_t row = padded + sizeof(float) + fr_linear_groups(it->k, it->group_size) * sizeof(int32_t);
+    size_t row = padded + 2 * sizeof(float) + fr_linear_groups(it->k, it->group_size) * sizeof(int32_t);
     row += it->norm != NULL ? it->k * sizeof(float) : 0;
     /* A batch of one row less than the others reads one more than it has, whatever that holds. */
     return ALIGNMENT + it->rows * row + (it->path->row_major ? padded : 0);
@@ -46,16 +47,20 @@ size_t fr_linear_begin(fr_linear *it) {
     it->groups = fr_linear_groups(it->k, it->group_size);
     it->codes = (int8_t *)it->scratch + (start - (uintptr_t)it->scratch);
     it->scales = (float *)(void *)(it->codes + it->rows * padded);
-    it->offsets = (int32_t *)(void *)(it->scales + it->rows);
+    it->inverses = it->scales + it->rows;
+    it->offsets = (int32_t *)(void *)(it->inverses + it->rows);
     it->normalized = (float *)(void *)(it->offsets + it->rows * it->groups);
     it->batches = ceil_div(it->rows, it->path->max_rows);
+    it->chunks = it->group_size == 0 ? 1 : ceil_div(it->k, CHUNK_INPUTS); /* an int8 row is one group */
     size_t columns = ceil_div(it->n, FR_LINEAR_OUTPUTS);
     size_t column_bytes = blocks_of(it) * it->path->format->block_bytes;
     it->columns_per_part = column_bytes < PART_BYTES ? ceil_div(PART_BYTES, column_bytes) : 1;
     it->columns_per_part += it->gated ? it->columns_per_part % 2 : 0; /* gates and values stay together */
     it->parts = it->rows == 0 ? 0 : ceil_div(columns, it->columns_per_part);
-    atomic_init(&it->next_batch, 0);
+    atomic_init(&it->next_row, 0);
     atomic_init(&it->rows_done, 0);
+    atomic_init(&it->next_chunk, 0);
+    atomic_init(&it->chunks_done, 0);
     return it->parts;
 }
 
@@ -65,60 +70,78 @@ static size_t batch_start(const fr_linear *it, size_t batch) {
     return batch * (it->rows / it->batches) + (batch < extra ? batch : extra);
 }
 
-/* Group by group: the last one takes what is left of its block, too. The codes of `rows` rows lie four by four in turn,
- * the offsets of `count`. */
-static void encode(const fr_linear *it, const float *x, float inverse, int8_t *codes, size_t rows, int32_t *offsets,
-                   size_t count) {
-    size_t padded = blocks_of(it) * FR_LINEAR_INPUTS, size = it->group_size == 0 ? padded : it->group_size;
-    for (size_t group = 0; group < it->groups; group++) {
-        size_t first = group * size, last = group + 1 == it->groups;
-        int32_t sum = it->path->codes->encode(x + first, last ? it->k - first : size, last ? padded - first : size,
-                                              inverse, codes + first * rows, 4 * rows);
-        offsets[group * count] = -it->path->format->zero * sum;
-    }
+static const float *values_of(const fr_linear *it, size_t row) {
+    return (it->norm != NULL ? it->normalized : it->x) + row * it->k;
 }
 
-static void quantize(fr_linear *it, size_t row, size_t batch) {
-    const float *x = it->x + row * it->k;
-    if (it->norm != NULL) {
-        it->path->steps->normalize(x, it->norm, it->k, it->epsilon, it->normalized + row * it->k);
-        x = it->normalized + row * it->k;
-    }
-    size_t padded = blocks_of(it) * FR_LINEAR_INPUTS;
-    size_t first = batch_start(it, batch), count = batch_start(it, batch + 1) - first;
-    size_t in_turn = it->path->row_major ? 1 : count;
-    int8_t *codes = it->codes + first * padded + (row - first) * (it->path->row_major ? padded : 4);
-    int32_t *offsets = it->offsets + first * it->groups + (row - first);
-    uint32_t bits = it->path->codes->peak(x, it->k);
+static void measure(fr_linear *it, size_t row) {
+    if (it->norm != NULL)
+        it->path->steps->normalize(it->x + row * it->k, it->norm, it->k, it->epsilon, it->normalized + row * it->k);
+    uint32_t bits = it->path->codes->peak(values_of(it, row), it->k);
     float peak;
     memcpy(&peak, &bits, sizeof peak);
-    if (bits < NOT_FINITE && peak >= TINY) {
-        it->scales[row] = peak / 127.0f;
-        encode(it, x, 127.0f / peak, codes, in_turn, offsets, count);
-    } else {
-        it->scales[row] = bits < NOT_FINITE ? 0.0f : NAN;
-        for (size_t group = 0; group < it->groups; group++)
-            offsets[group * count] = 0;
-        for (size_t i = 0; i < padded / 4; i++)
-            memset(codes + i * 4 * in_turn, 0, 4);
-    }
+    const int used = bits < NOT_FINITE && peak >= TINY;
+    it->scales[row] = used ? peak / 127.0f : bits < NOT_FINITE ? 0.0f : NAN;
+    it->inverses[row] = used ? 127.0f / peak : 0.0f;
 }
 
-/* Every thread that comes takes rows until none is left, then waits for those that others still work on. It takes a
- * whole batch: the codes of its rows share cache lines, which two threads would take from each other at every write. */
-static void quantize_rows(fr_linear *it) {
-    if (atomic_load_explicit(&it->rows_done, memory_order_acquire) == it->rows)
-        return;
-    size_t batch;
-    while ((batch = atomic_fetch_add_explicit(&it->next_batch, 1, memory_order_relaxed)) < it->batches) {
-        const size_t first = batch_start(it, batch), end = batch_start(it, batch + 1);
-        for (size_t row = first; row < end; row++)
-            quantize(it, row, batch);
-        atomic_fetch_add_explicit(&it->rows_done, end - first, memory_order_release);
+/* Codes of one row and group, `stride` bytes from four to four; returns their sum. */
+static int32_t encode_row(const fr_linear *it, size_t row, size_t first, size_t k, size_t padded, int8_t *codes,
+                          size_t stride) {
+    if (it->inverses[row] != 0.0f)
+        return it->path->codes->encode(values_of(it, row) + first, k, padded, it->inverses[row], codes, stride);
+    for (size_t i = 0; i < padded / 4; i++)
+        memset(codes + i * stride, 0, 4);
+    return 0;
+}
+
+/* One group of a batch; the last one takes what is left of its block, too. */
+static void encode_group(fr_linear *it, size_t batch, size_t group) {
+    const size_t all = blocks_of(it) * FR_LINEAR_INPUTS, size = it->group_size == 0 ? all : it->group_size;
+    const size_t first = group * size, last = group + 1 == it->groups;
+    const size_t k = last ? it->k - first : size, padded = last ? all - first : size;
+    const size_t start = batch_start(it, batch), count = batch_start(it, batch + 1) - start;
+    int8_t *codes = it->codes + start * all;
+    int32_t *offsets = it->offsets + start * it->groups + group * count;
+    if (it->path->codes->encode_rows != NULL && !it->path->row_major && count > 1)
+        it->path->codes->encode_rows(values_of(it, start) + first, it->k, count, k, padded, it->inverses + start,
+                                     codes + first * count, offsets);
+    else
+        for (size_t i = 0; i < count; i++)
+            offsets[i] = encode_row(it, start + i, first, k, padded,
+                                    codes + (it->path->row_major ? i * all + first : first * count + 4 * i),
+                                    it->path->row_major ? 4 : 4 * count);
+    for (size_t i = 0; i < count; i++)
+        offsets[i] *= -it->path->format->zero;
+}
+
+/* Of all rows of a batch, whose codes share cache lines, which two threads would take from each other. */
+static void encode_chunk(fr_linear *it, size_t chunk) {
+    const size_t per_chunk = ceil_div(it->groups, it->chunks), first = chunk % it->chunks * per_chunk;
+    for (size_t group = first; group < first + per_chunk && group < it->groups; group++)
+        encode_group(it, chunk / it->chunks, group);
+}
+
+/* Every thread that comes takes pieces until none is left, then waits for those that others still work on. */
+static void take_pieces(fr_linear *it, void (*work)(fr_linear *, size_t), size_t count, atomic_size_t *next,
+                        atomic_size_t *done) {
+    size_t piece;
+    while ((piece = atomic_fetch_add_explicit(next, 1, memory_order_relaxed)) < count) {
+        work(it, piece);
+        atomic_fetch_add_explicit(done, 1, memory_order_release);
     }
-    for (int spins = 0; atomic_load_explicit(&it->rows_done, memory_order_acquire) != it->rows; spins++)
-        if (spins > 1000) /* longer than any row takes: the other thread lost its processor */
+    for (int spins = 0; atomic_load_explicit(done, memory_order_acquire) != count; spins++)
+        if (spins > 1000) /* longer than any piece takes: the other thread lost its processor */
             sched_yield();
+}
+
+/* Row by row what needs the whole row, then all rows' codes by chunks of inputs. */
+static void quantize(fr_linear *it) {
+    const size_t chunks = it->batches * it->chunks;
+    if (atomic_load_explicit(&it->chunks_done, memory_order_acquire) == chunks)
+        return;
+    take_pieces(it, measure, it->rows, &it->next_row, &it->rows_done);
+    take_pieces(it, encode_chunk, chunks, &it->next_chunk, &it->chunks_done);
 }
 
 static fr_linear_rows rows_of(const fr_linear *it, size_t batch) {
@@ -163,7 +186,7 @@ static void gated_columns(const fr_linear *it, size_t column, size_t batch) {
 }
 
 void fr_linear_part(fr_linear *it, size_t part) {
-    quantize_rows(it);
+    quantize(it);
     size_t columns = ceil_div(it->n, FR_LINEAR_OUTPUTS), step = it->gated ? 2 : 1;
     size_t first = part * it->columns_per_part, end = first + it->columns_per_part;
     if (it->path->enter != NULL)

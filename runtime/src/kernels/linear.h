@@ -107,12 +107,13 @@ typedef struct fr_linear {
     /* Ours: */
     float *normalized; /* [rows][k] */
     int8_t *codes;
-    float *scales;
+    float *scales, *inverses; /* [rows]; an inverse is 0 where it is not used */
     int32_t *offsets;
     size_t groups;  /* of inputs */
     size_t batches; /* of rows: as many as one call of multiply takes */
+    size_t chunks;  /* of inputs, of each batch: what one thread encodes */
     size_t parts, columns_per_part;
-    atomic_size_t next_batch, rows_done;
+    atomic_size_t next_row, rows_done, next_chunk, chunks_done;
 } fr_linear;
 
 size_t fr_linear_packed(const fr_linear_format *format, size_t n, size_t k);

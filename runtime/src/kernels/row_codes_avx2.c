@@ -50,6 +50,6 @@ TARGET static int32_t encode(const float *x, size_t k, size_t padded, float inve
     return total;
 }
 
-const fr_row_codes fr_row_codes_avx2 = {peak, encode};
+const fr_row_codes fr_row_codes_avx2 = {peak, encode, NULL};
 
 #endif

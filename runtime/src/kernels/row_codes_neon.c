@@ -36,6 +36,6 @@ static int32_t encode(const float *x, size_t k, size_t padded, float inverse, in
     return vaddvq_s32(sum);
 }
 
-const fr_row_codes fr_row_codes_neon = {peak, encode};
+const fr_row_codes fr_row_codes_neon = {peak, encode, NULL};
 
 #endif

@@ -27,4 +27,4 @@ static int32_t encode(const float *x, size_t k, size_t padded, float inverse, in
     return sum;
 }
 
-const fr_row_codes fr_row_codes_portable = {peak, encode};
+const fr_row_codes fr_row_codes_portable = {peak, encode, NULL};
