@@ -54,8 +54,10 @@ size_t fr_linear_begin(fr_linear *it) {
     it->chunks = it->group_size == 0 ? 1 : ceil_div(it->k, CHUNK_INPUTS); /* an int8 row is one group */
     size_t columns = ceil_div(it->n, FR_LINEAR_OUTPUTS);
     size_t column_bytes = blocks_of(it) * it->path->format->block_bytes;
-    it->columns_per_part = column_bytes < PART_BYTES ? ceil_div(PART_BYTES, column_bytes) : 1;
-    it->columns_per_part += it->gated ? it->columns_per_part % 2 : 0; /* gates and values stay together */
+    /* A power of two: widths are multiples of many, so that equal shares of the parts are equal shares of the work. */
+    it->columns_per_part = it->gated ? 2 : 1; /* gates and values stay together */
+    while (2 * it->columns_per_part * column_bytes <= PART_BYTES)
+        it->columns_per_part *= 2;
     it->parts = it->rows == 0 ? 0 : ceil_div(columns, it->columns_per_part);
     atomic_init(&it->next_row, 0);
     atomic_init(&it->rows_done, 0);
