@@ -5,8 +5,9 @@
 
 The pair is a folder of inflate.py, or recipes/demo. Each peer has its own environment with pinned versions and its own
 converter (`peers_environments.py`, `peers_models.py`), and runs as a process that loads once (`peer_processes/`). All
-decode the same held-out prompts greedily, in turns, with everything that is not its turn stopped. An interrupted
-measurement goes on where it was; a peer that fails is in the table with its reason.
+decode the same prompts greedily, `--prompts` of them spread evenly over the held-out ones, the same at every call, in
+turns, with everything that is not its turn stopped. An interrupted measurement goes on where it was; a peer that fails
+is in the table with its reason.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ def parse_arguments() -> argparse.Namespace:
         help="of small draft models, a round",
     )
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--quality-tokens", type=int, default=1000, help="0 leaves the divergence out")
+    parser.add_argument(
+        "--quality-tokens", type=int, default=2000, help="a minute a peer at 600 M parameters; 0 leaves divergence out"
+    )
     parser.add_argument("--memory", type=float, metavar="GIB", help="what loaded peers may take together")
     parser.add_argument("--write", action="store_true", help="write table, JSON and chart to benchmarks/results")
     return parser.parse_args()

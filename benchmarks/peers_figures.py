@@ -50,6 +50,7 @@ class Figures:
     bits_per_weight: float | None = None
     file_bytes: int | None = None
     tokens_per_round: float | None = None
+    looked_up_share: float | None = None
     bytes_per_token: float | None = None
     bound_share: float | None = None
     agreement: Agreement | None = None
@@ -117,6 +118,7 @@ def _row(row: str, parts: Mapping[str, Any], first: str) -> Figures:
         bits_per_weight=8 * facts["linear_bytes"] / facts["linear_parameters"],
         file_bytes=facts["file_bytes"],
         tokens_per_round=_tokens_per_round(runs),
+        looked_up_share=_looked_up_share(runs),
         bytes_per_token=read,
         bound_share=None if read is None else read * rate.median / parts["bandwidth"]["bytes_per_s"],
         agreement=agree(_tokens(runs[0]), _tokens(reference[0])) if reference else None,
@@ -150,6 +152,12 @@ def _tokens_per_round(runs: Sequence[Run]) -> float | None:
     return sum(_later(run) for run in runs) / rounds if rounds else None
 
 
+def _looked_up_share(runs: Sequence[Run]) -> float | None:
+    """Of the rounds, those that verified what prompt lookup found."""
+    rounds, looked_up = _sum(runs, "rounds"), _sum(runs, "looked_up")
+    return looked_up / rounds if rounds and looked_up is not None else None
+
+
 def _bytes_per_token(runs: Sequence[Run], facts: Mapping[str, Any]) -> float | None:
     rounds, passes = _sum(runs, "rounds"), _sum(runs, "draft_passes")
     if rounds is None or (passes is None and facts["draft_bytes"]):
@@ -159,5 +167,5 @@ def _bytes_per_token(runs: Sequence[Run], facts: Mapping[str, Any]) -> float | N
 
 
 def _sum(runs: Sequence[Run], name: str) -> int | None:
-    values = [one[name] for run in runs for one in run["prompts"]]
+    values = [one.get(name) for run in runs for one in run["prompts"]]
     return None if None in values else sum(values)

@@ -15,7 +15,11 @@ from typing import Any
 from inflate import CAPACITY
 from peers_models import DEMO_TARGET, NOISED, Checkpoints, Converter
 
+from forerun_compiler.bundle import read_manifest
+
 PLAIN, SPECULATIVE, LOOKUP, COMPILED, DSPARK = "plain", "speculative", "prompt lookup", "compiled", "DSpark"
+DRAFTER_ALONE = "speculative, drafter alone"
+"""Of bundles with prompt lookup, whose speculative decoding has both."""
 IDEAL = "ideal draft model (accepts everything)"
 _DRAFT_WAYS = {NOISED: "draft model", DEMO_TARGET: IDEAL}
 PEERS = ("forerun", "transformers", "llama.cpp", "openvino", "onnxruntime-genai")
@@ -98,7 +102,7 @@ class Plan:
 
     def wishes(self, peers: Sequence[str], bundles: Sequence[tuple[str, Path]]) -> list[Wish]:
         """forerun's first: the first bundle is what all others are compared with."""
-        made = [Wish("forerun", name, (PLAIN, SPECULATIVE), _bundle(folder)) for name, folder in bundles]
+        made = [Wish("forerun", name, bundle_ways(folder), _bundle(folder)) for name, folder in bundles]
         for peer, wish in (
             ("transformers", self._transformers),
             ("llama.cpp", self._llama),
@@ -206,6 +210,12 @@ class Plan:
 
 def _way(way: str | Drafting) -> str:
     return way.way if isinstance(way, Drafting) else way
+
+
+def bundle_ways(folder: Path) -> tuple[str, ...]:
+    """How a bundle decodes: plainly, with all that it has, and without prompt lookup where it has that."""
+    both = (PLAIN, SPECULATIVE)
+    return (*both, DRAFTER_ALONE) if read_manifest(folder).model.lookup_len else both
 
 
 def _bundle(folder: Path) -> Callable[[], dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from inflate import DEMO
@@ -19,22 +20,31 @@ def held_out(target: Path) -> list[list[int]]:
 
 
 def choose_prompts(small: Path, count: int, new_tokens: int) -> list[list[int]]:
-    """The first `count` whose greedy continuation has no end of text within `new_tokens`: engines treat it differently.
+    """`count` prompts, spread evenly over all held-out ones; the same ones every time.
 
+    All are cut into `count` parts of equal length in their order, and the first of each part is taken whose greedy
+    continuation has no end of text within `new_tokens`, which engines treat differently. A part without one gives none.
     `small` computes what the inflated targets compute, in a fraction of their time.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    model, chosen = AutoModelForCausalLM.from_pretrained(small, dtype=torch.float32).eval(), []
-    for prompt in held_out(small):
-        if len(chosen) == count:
-            break
+    model = AutoModelForCausalLM.from_pretrained(small, dtype=torch.float32).eval()
+
+    def goes_on(prompt: list[int]) -> bool:
         ids = torch.tensor([prompt])
         found = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False)
-        if found.shape[1] == len(prompt) + new_tokens:
-            chosen.append(prompt)
-    return chosen
+        return bool(found.shape[1] == len(prompt) + new_tokens)
+
+    found = (next(filter(goes_on, part), None) for part in spread(held_out(small), count))
+    return [prompt for prompt in found if prompt is not None]
+
+
+def spread(pieces: Sequence[list[int]], count: int) -> list[Sequence[list[int]]]:
+    """`count` parts of the pieces, in order, whose lengths differ by one at most; no more than pieces."""
+    count = min(count, len(pieces))
+    edges = [len(pieces) * number // count for number in range(count + 1)] if count else []
+    return [pieces[start:end] for start, end in pairwise(edges)]
 
 
 def quality_texts(target: Path, tokens: int) -> list[list[int]]:

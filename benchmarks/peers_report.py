@@ -13,7 +13,7 @@ from typing import Any
 from peers_best import find_standings, standing_lines
 from peers_chart import draw_chart
 from peers_environments import cpu_flags, llama_flags
-from peers_figures import Agreement, Figures, Rate, make_figures
+from peers_figures import Agreement, Figures, Rate, is_plain, make_figures
 from peers_measure import Settings
 from peers_plan import PEERS
 from peers_state import State
@@ -21,7 +21,7 @@ from result_files import machine_name, versions, write_results
 
 _HEAD = (
     "engine", "weights", "decoding", "tokens/s", "lowest to highest", "of forerun's", "with the prompt, tokens/s",
-    "bits a weight", "tokens a round", "MB a token", "of the bound", "equal tokens", "KL, nats/token",
+    "bits a weight", "tokens a round", "looked up", "MB a token", "of the bound", "equal tokens", "KL, nats/token",
 )  # fmt: skip
 _NOTES = (
     "tokens/s: decoded tokens after the first over the time from the first to the last, all prompts of a turn "
@@ -39,6 +39,9 @@ _NOTES = (
     "is how many tokens it drafts. On the pair of 120 M, llama.cpp, OpenVINO and ONNX Runtime GenAI are as fast with 4 "
     "as with 7. Ideal draft model: the same without noise, which computes the inflated targets' function; no real "
     "draft model does, so it is a bound and no mode.",
+    "tokens a round: committed tokens over runs of the target, after the first token of a generation; a round commits "
+    "one more than the drafts that it accepts. Empty where an engine does not tell. "
+    "Looked up: the share of rounds that verified what followed the same tokens before in the text.",
     "end of text ends a generation everywhere; prompts whose continuation has it are left out. Processes that are not "
     "asked are stopped.",
 )
@@ -58,7 +61,17 @@ def write_report(state: State, settings: Settings, command: str, is_written: boo
     standings = find_standings(figures, parts["runs"])
     lines = standing_lines(figures, standings)
     table = "\n".join(
-        [*_preamble(header), "", *_table(figures), "", *lines, "", *_reasons(figures), *_versions(header)]
+        [
+            *_preamble(header),
+            *_planned(parts),
+            "",
+            *_table(figures),
+            "",
+            *lines,
+            "",
+            *_reasons(figures),
+            *_versions(header),
+        ]
     )
     if is_written:
         rows, beside = [asdict(row) for row in figures], [asdict(one) for one in standings]
@@ -105,19 +118,27 @@ def _header(parts: Mapping[str, Any], settings: Settings, command: str) -> dict[
 
 
 def _preamble(header: Mapping[str, Any]) -> list[str]:
-    settings, bandwidth = header["settings"], header["bandwidth"]
+    settings, bandwidth, tokens = header["settings"], header["bandwidth"], header["prompt_tokens"]
     return [
         f"# The same checkpoint on every engine: {header['pair']}",
         "",
         f"Measured on {header['machine']}, {header['created']}: `{header['command']}`",
         "",
-        f"- {settings['prompts']} held-out prompts of {min(header['prompt_tokens'])} to {max(header['prompt_tokens'])} "
+        f"- {len(tokens)} prompts, spread evenly over all held-out ones, of {min(tokens)} to {max(tokens)} "
         f"tokens, given as token ids; {settings['new_tokens']} greedy tokens of each, {settings['repeats']} turns or "
         f"more; {settings['threads']} threads.",
         f"- Read bandwidth, {bandwidth['threads']} threads over {bandwidth['buffer_bytes'] >> 20} MiB: "
         f"{bandwidth['bytes_per_s'] / 1e9:.1f} GB/s.",
         *(f"- {note[0].upper()}{note[1:]}" for note in _NOTES),
     ]
+
+
+def _planned(parts: Mapping[str, Any]) -> list[str]:
+    """A line for each bundle: whether its rounds were planned, as a user's are after `build-engine bench --save`."""
+    known = {row.rpartition("/")[0]: facts.get("is_planned") for row, facts in parts["facts"].items()}
+    said = {True: "verifies as many drafts a round as pay by its stored costs of this machine", False:
+            "verifies every draft: its bundle has no costs of this machine (build-engine bench --save)"}  # fmt: skip
+    return [f"- {name} {said[planned]}." for name, planned in known.items() if planned is not None]
 
 
 def _table(figures: Sequence[Figures]) -> list[str]:
@@ -136,6 +157,7 @@ def _cells(row: Figures) -> list[str]:
         "" if row.whole is None else f"{row.whole.median:.1f}",
         _number(row.bits_per_weight, "{:.2f}"),
         _number(row.tokens_per_round, "{:.2f}"),
+        _number(None if is_plain(row.row) else row.looked_up_share, "{:.0%}"),
         _number(None if row.bytes_per_token is None else row.bytes_per_token / 1e6, "{:.0f}"),
         _number(row.bound_share, "{:.0%}"),
         _equal(row.agreement),

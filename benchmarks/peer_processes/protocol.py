@@ -24,7 +24,7 @@ class Generated:
     """One generation. Seconds count from the call; `first_tokens` came at `first_seconds`, all others later.
 
     `rounds` are runs of the target after those that read the prompt, `draft_passes` runs of a drafter or small draft
-    model; None where the peer does not tell.
+    model, `looked_up` rounds that verified what the text itself says comes next; None where the peer does not tell.
     """
 
     tokens: list[int]
@@ -33,15 +33,20 @@ class Generated:
     first_tokens: int = 1
     rounds: int | None = None
     draft_passes: int | None = None
+    looked_up: int | None = None
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Bytes and number of the weights that one step of the target reads, LM head included; bytes of a draft step."""
+    """Bytes and number of the weights that one step of the target reads, LM head included; bytes of a draft step.
+
+    `is_planned` says whether forerun chooses by stored costs how many drafts a round verifies; None for the others.
+    """
 
     linear_bytes: int
     linear_parameters: int
     draft_bytes: int = 0
+    is_planned: bool | None = None
 
 
 class Model(Protocol):

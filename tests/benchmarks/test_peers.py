@@ -17,7 +17,7 @@ from peers_measure import Settings
 from peers_models import DEMO_TARGET, NOISED
 from peers_plan import IDEAL, PROCESSES, Drafting, Host
 from peers_process import PeerProcess
-from peers_prompts import cut_texts
+from peers_prompts import cut_texts, spread
 from peers_report import readable, without_folders, write_report
 from peers_state import State
 
@@ -50,6 +50,14 @@ def _parts() -> dict[str, dict[str, object]]:
         "bandwidth": {"bytes_per_s": 1000.0, "buffer_bytes": 1 << 30, "threads": 2},
         "prompts": {"tokens": [7, 9]},
     }  # fmt: skip
+
+
+def test_prompts_are_spread_over_all() -> None:
+    pieces = [[number] for number in range(10)]
+    parts = spread(pieces, 4)
+    assert [part[0] for part in parts] == [[0], [2], [5], [7]]
+    assert [piece for part in parts for piece in part] == pieces
+    assert [len(part) for part in spread(pieces, 96)] == [1] * 10
 
 
 def test_rates_leave_out_what_came_with_the_prompt() -> None:
@@ -101,6 +109,19 @@ def test_the_table_has_every_row_and_every_reason(tmp_path: Path) -> None:
     assert "| 3.0; 2 of 2 | 0.2500 |" not in lines[2]
     assert "| 2.5; 1 of 2 | 0.2500 |" in lines[2]
     assert "- llama.cpp/q4_0/DSpark: an unsupported head" in table
+
+
+def test_a_bundle_says_what_was_looked_up_and_planned(tmp_path: Path) -> None:
+    state = State(tmp_path / "state.json", {}, is_fresh=True)
+    run = _run(0, 0, *({**_generation([1, 2, 3], 3.0, 1.0), "looked_up": 1} for _ in range(2)))
+    state.parts |= _parts() | {
+        "runs": {"forerun/int8/speculative": [run]},
+        "facts": {"forerun/int8/speculative": FACTS | {"is_planned": False}},
+    }
+    table = write_report(state, SETTINGS, "python benchmarks/peers.py", is_written=False)
+    assert "| 1.00 | 50% |" in table
+    assert "- forerun/int8 verifies every draft: its bundle has no costs of this machine" in table
+    assert "2 prompts, spread evenly over all held-out ones, of 7 to 9 tokens" in table
 
 
 def test_the_chart_draws_what_ran_fastest_first() -> None:
