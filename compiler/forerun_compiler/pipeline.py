@@ -128,7 +128,7 @@ def lower_graphs(
     choices = [assign_precision(graph, precision, engine.backend) for graph in graphs]
     if precision.cache == INT8_CACHE and engine.backend != ONNXRUNTIME:
         raise PassError(f"caches in {precision.cache} are lowered for {ONNXRUNTIME} only; {engine.backend} has none")
-    if linked.facts.lookup_len and engine.backend != ONNXRUNTIME:
+    if facts.lookup_len and engine.backend != ONNXRUNTIME:
         raise PassError(f"prompt lookup is lowered for {ONNXRUNTIME} only; {engine.backend} keeps drafts on its device")
     stages = (
         *((_Stage("set activation ranges", set_ranges),) if set_ranges is not None else ()),
