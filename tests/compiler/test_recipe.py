@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -358,7 +359,9 @@ def test_the_recipe_of_a_pair_that_is_made_first(tmp_path: Path) -> None:
     for part in ("target", "drafter"):
         (tmp_path / made / part).mkdir(parents=True)
         (tmp_path / made / part / "config.json").touch()
-    assert load_recipe(path).precision == Precision("int4", "int4", "int8", "int8")
+    precision = load_recipe(path).precision
+    assert replace(precision, overrides=()) == Precision("int4", "int4", "int8", "int8")
+    assert {override.scheme for override in precision.overrides} == {"int8"}
     assert load_recipe(path).prompt_lookup == PromptLookup(15, 4)
 
 
