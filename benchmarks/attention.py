@@ -1,7 +1,7 @@
 """What attention costs by rows and by tokens in the cache: our operator beside the library's, interleaved in one run.
 
     python benchmarks/attention.py                      # 28 layers of 32 query and 16 key-value heads of 64
-    python benchmarks/attention.py --paths avx512 avx2 portable
+    python benchmarks/attention.py --paths avx512-vnni avx512 avx2 portable
     python benchmarks/attention.py --int8               # and caches of int8
     python benchmarks/attention.py --other LIBRARY      # and another build of libforerun
     python benchmarks/attention.py --write              # and write the table to benchmarks/results

@@ -32,6 +32,7 @@ from forerun_compiler.dialect_attention import (
     cache_write,
     cached_attention,
     int8_rows,
+    rounded_weights,
     tree_depth,
     visible,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "experts",
     "int8_rows",
     "linear",
+    "rounded_weights",
     "tree_depth",
     "visible",
 ]

@@ -25,6 +25,10 @@ MASKS = (CAUSAL, BLOCK)
 TINY = 2.0**-100
 """A row of int8 whose largest value is below this has scale 0: 127 / m must not overflow, nor m / 127 be subnormal."""
 
+KEYS = 64
+WEIGHT_MOST = 32767
+"""Over int8 the largest weight of a block of KEYS positions has this code."""
+
 Array = npt.NDArray[Any]
 
 
@@ -64,7 +68,8 @@ class CachedAttention(Op):
     Inputs: q [B,H,T,D], k [B,G,T,D], v [B,G,T,D], k_cache [B,G,C,D], v_cache [B,G,C,D] float32,
     position [B] int64 (tokens already in the cache). q and k are rotated already. Optional, in this order:
 
-    - k_scale, v_scale [B,G,C] float32: the caches are int8 (see `int8_rows`), and all rows are read from there;
+    - k_scale, v_scale [B,G,C] float32: the caches are int8 (see `int8_rows`), and all rows are read from there; q
+      becomes such codes too, and the softmax's weights are rounded (see `rounded_weights`);
     - parents [B,T] int64, of a causal mask: row i continues row parents[i] < i, or the text for -1. A row sees the
       text, its ancestors and itself, its place in the text is `position + tree_depth`, its cache row position+i;
     - rows [B] int64: the rows of a sequence that are there; beyond them nothing is written and out is 0.
@@ -174,19 +179,24 @@ def tree_depth(parents: Array) -> Array:
     return depth
 
 
+def key_positions(position: int, rows: int, parents: Array | None = None) -> Array:
+    """Return the place in the text of each cache row: int64 [position + rows]; parents [rows] of a tree."""
+    new = np.arange(rows) if parents is None else tree_depth(parents[None, :rows])[0]
+    return np.concatenate([np.arange(position), position + new])
+
+
 def visible(attributes: CachedAttention, position: int, rows: int, parents: Array | None = None) -> Array:
     """Return which cache rows each query row sees: bool [rows, position + rows]; parents [rows] of a tree."""
-    query = position + np.arange(rows)
-    key = np.arange(position + rows)
-    seen = key <= query[:, None] if attributes.mask == CAUSAL else np.ones((rows, position + rows), np.bool_)
+    key = key_positions(position, rows, parents)
+    row, query = np.arange(position + rows), key[position:]
+    causal = attributes.mask == CAUSAL
+    seen = row <= row[position:, None] if causal else np.ones((rows, position + rows), np.bool_)
     if parents is not None:
         related = np.eye(rows, dtype=np.bool_)
-        for row in range(rows):
-            if parents[row] >= 0:
-                related[row] |= related[parents[row]]
+        for i in range(rows):
+            if parents[i] >= 0:
+                related[i] |= related[parents[i]]
         seen = np.concatenate([np.ones((rows, position), np.bool_), related], axis=1)
-        query = position + tree_depth(parents[None, :rows])[0]
-        key = np.concatenate([np.arange(position), query])
     return seen & (key > query[:, None] - attributes.window) if attributes.window else seen
 
 
@@ -210,21 +220,46 @@ def cached_attention(
         ValueError: the rows position..position+T-1 are not all inside the cache.
     """
     states = cache_write(k, v, k_cache, v_cache, position, k_scale, v_scale, rows=rows)
+    queries = q if k_scale is None else _widened(*int8_rows(q))
     keys, values = (_widened(cache, states[2 + i] if len(states) > 2 else None) for i, cache in enumerate(states[:2]))
     group = q.shape[1] // k.shape[1]
     out = np.zeros_like(q)
     for b, start in enumerate(position.tolist()):
         count = q.shape[2] if rows is None else int(rows[b])
-        seen = visible(attributes, start, count, None if parents is None else parents[b])
+        tree = None if parents is None else parents[b]
+        seen, places = visible(attributes, start, count, tree), key_positions(start, count, tree)
         for h in range(q.shape[1]):
-            scores = q[b, h, :count].astype(np.float64) @ keys[b, h // group, : start + count].T * attributes.scale
+            scores = (
+                queries[b, h, :count].astype(np.float64) @ keys[b, h // group, : start + count].T * attributes.scale
+            )
             if attributes.softcap:
                 scores = attributes.softcap * np.tanh(scores / attributes.softcap)
             scores = np.where(seen, scores, -np.inf)
             weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-            weights /= weights.sum(axis=-1, keepdims=True)
-            out[b, h, :count] = weights @ values[b, h // group, : start + count]
+            total = weights.sum(axis=-1, keepdims=True)
+            if len(states) > 2:
+                weights = rounded_weights(weights, states[3][b, h // group, : start + count], places)
+            out[b, h, :count] = weights / total @ values[b, h // group, : start + count]
     return out, *states
+
+
+def rounded_weights(weights: Array, scales: Array, places: Array) -> Array:
+    """Round weights [T,N] of N values of int8 with `scales` [N]: those at the places 0 to 63 together, and so on.
+
+    u = weight * scale, and 0 where the weight is; m = max u; code = u * (32767 / m) rounded to the nearest; m < 2^-100:
+    0; m not finite: NaN. Returned is what the code stands for, of a value with its scale.
+    """
+    rounded = np.zeros_like(weights)
+    used = weights != 0
+    scaled = np.where(used, weights * scales, 0)
+    for block in np.unique(places // KEYS):
+        here = places // KEYS == block
+        step = scaled[:, here].max(axis=1, keepdims=True) / WEIGHT_MOST
+        step = np.where(step < TINY / WEIGHT_MOST, np.inf, step)  # codes of 0
+        codes = np.rint(scaled[:, here] / step)
+        taken = used[:, here] & (codes != 0)
+        rounded[:, here] = np.where(taken, codes * np.where(taken, step, 0) / np.where(taken, scales[here], 1), 0)
+    return rounded
 
 
 def _widened(cache: Array, scale: Array | None) -> Array:

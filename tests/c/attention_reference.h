@@ -4,8 +4,9 @@
 
 #include "attention_text.h"
 
-/* Of an output near 1: float32 sums over at most 256 dims and some hundred keys. */
-static const double TOLERANCE = 5e-6;
+/* Of an output near 1: float32 sums over at most 256 dims and some hundred keys. Over codes a weight near a half may be
+ * rounded to either of two, which are 1/32767 of the largest apart. */
+static const double TOLERANCE = 5e-6, TOLERANCE_INT8 = 2.0 / 32767.0;
 
 /* One head of q or k of the token at `position` in double. */
 static inline void turn(const fr_attention *it, const float *x, size_t position, const float *norm, double *y) {
@@ -47,45 +48,84 @@ static inline int sees(const text *it, size_t token, size_t key) {
     return above && (s->window == 0 || other + s->window > at);
 }
 
-/* Element `d` of row `at` of all heads' rows, in float32 as the kernel reads it. */
 static inline double element(const fr_attention *it, const void *rows, const float *scales, size_t at, size_t d) {
-    if (scales == NULL)
-        return (double)((const float *)rows)[at * it->dim + d];
-    float found = (float)((const int8_t *)rows)[at * it->dim + d] * scales[at];
-    return (double)found;
+    const size_t i = at * it->dim + d;
+    return scales == NULL ? (double)((const float *)rows)[i] : (double)((const int8_t *)rows)[i] * (double)scales[at];
+}
+
+/* Head `head` of q of one token as the scores take it, times `scale`. Over int8 its codes are those of the float32 row
+ * that all paths agree on, since one near a half could be either of two. */
+static inline void query(const text *it, size_t token, size_t head, double *q) {
+    const fr_attention *s = &it->shape;
+    const size_t position = position_of(it, token), at = position * s->half;
+    const float *x = s->qkv + token * width_of(s) + head * s->dim;
+    float row[FR_ATTENTION_MAX_DIM], peak = 0.0f;
+    turn(s, x, position, s->q_norm, q);
+    if (it->is_int8) {
+        const fr_attention_turn turned = {s->q_norm, s->epsilon, s->cos + at, s->sin + at, s->half, 1.0f};
+        fr_attention_portable.prepare(&turned, s->dim, x, row);
+        for (size_t d = 0; d < s->dim; d++) {
+            CHECK(fabs((double)row[d] - q[d]) <= TOLERANCE);
+            peak = fmaxf(peak, fabsf(row[d]));
+        }
+        for (size_t d = 0; d < s->dim; d++)
+            q[d] = (double)nearbyintf(row[d] * (127.0f / peak)) * (double)peak / 127.0;
+    }
+    for (size_t d = 0; d < s->dim; d++)
+        q[d] *= (double)s->scale;
+}
+
+/* Over int8: a row's weights of `count` keys as what codes stand for, 32767 for the largest of a block of 64 positions
+ * after it was multiplied by the value's scale. */
+static inline void round_weights(const text *it, const float *scales, size_t count, double *weights) {
+    const size_t start = it->shape.position;
+    for (size_t block = 0; block < count; block += FR_ATTENTION_KEYS) {
+        double step = 0.0;
+        for (int pass = 0; pass < 2; pass++)
+            for (size_t j = 0; j < count; j++) {
+                const size_t at = j < start ? j : position_of(it, j - start);
+                const double scaled = weights[j] * (double)scales[j];
+                if (weights[j] == 0.0 || at / FR_ATTENTION_KEYS * FR_ATTENTION_KEYS != block)
+                    continue;
+                if (pass == 0)
+                    step = fmax(step, scaled / 32767.0);
+                else
+                    weights[j] = nearbyint(scaled / step) * step / (double)scales[j];
+            }
+    }
 }
 
 /* out [heads * dim] of one token, from caches that are written already. */
 static inline void reference(const text *it, const caches *c, size_t token, double *out) {
     const fr_attention *s = &it->shape;
     size_t end = s->position + s->rows;
-    double *scores = calloc(end, sizeof(double)), q[FR_ATTENTION_MAX_DIM];
-    REQUIRE(scores != NULL);
+    double *weights = calloc(end, sizeof(double)), q[FR_ATTENTION_MAX_DIM];
+    REQUIRE(weights != NULL);
     for (size_t head = 0; head < s->heads; head++) {
-        size_t start = head / (s->heads / s->kv_heads) * s->capacity;
-        turn(s, s->qkv + token * width_of(s) + head * s->dim, position_of(it, token), s->q_norm, q);
+        const size_t start = head / (s->heads / s->kv_heads) * s->capacity;
+        query(it, token, head, q);
         double largest = -INFINITY, sum = 0.0;
         for (size_t j = 0; j < end; j++) {
-            scores[j] = 0.0;
+            weights[j] = 0.0;
             for (size_t d = 0; d < s->dim; d++)
-                scores[j] += q[d] * element(s, c->k, c->k_scales, start + j, d);
-            scores[j] *= (double)s->scale;
+                weights[j] += q[d] * element(s, c->k, c->k_scales, start + j, d);
             if (s->softcap > 0.0f)
-                scores[j] = (double)s->softcap * tanh(scores[j] / (double)s->softcap);
+                weights[j] = (double)s->softcap * tanh(weights[j] / (double)s->softcap);
             if (sees(it, token, j))
-                largest = fmax(largest, scores[j]);
+                largest = fmax(largest, weights[j]);
         }
-        memset(out + head * s->dim, 0, s->dim * sizeof(double));
         for (size_t j = 0; j < end; j++) {
-            double weight = sees(it, token, j) ? exp(scores[j] - largest) : 0.0;
-            sum += weight;
-            for (size_t d = 0; d < s->dim && weight > 0.0; d++)
-                out[head * s->dim + d] += weight * element(s, c->v, c->v_scales, start + j, d);
+            weights[j] = sees(it, token, j) ? exp(weights[j] - largest) : 0.0;
+            sum += weights[j];
         }
-        for (size_t d = 0; d < s->dim; d++)
-            out[head * s->dim + d] /= sum;
+        if (it->is_int8)
+            round_weights(it, c->v_scales + start, end, weights);
+        memset(out + head * s->dim, 0, s->dim * sizeof(double));
+        for (size_t j = 0; j < end; j++)
+            for (size_t d = 0; d < s->dim && weights[j] > 0.0; d++)
+                out[head * s->dim + d] += weights[j] * element(s, c->v, c->v_scales, start + j, d) / sum;
     }
-    free(scores);
+    free(weights);
 }
 
 /* A row as int8 against the definition in float32: exact codes for the float32 row x. */
@@ -167,7 +207,7 @@ static inline void check_paths(const text *it, const char *what) {
         kept[p] = copy_caches(it), outs[p] = take(size);
         run(it->shape, paths[p], &kept[p], outs[p]);
         double worst = run_error(it, &kept[p], outs[p]);
-        if (!(worst <= TOLERANCE)) {
+        if (!(worst <= (it->is_int8 ? TOLERANCE_INT8 : TOLERANCE))) {
             check_failures++;
             printf("%s: path %s: dim %zu, rows %zu, nodes %zu, heads %zu/%zu, position %zu: error %g\n", what,
                    paths[p]->name, it->shape.dim, it->shape.rows, it->shape.nodes, it->shape.heads, it->shape.kv_heads,

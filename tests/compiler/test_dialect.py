@@ -75,13 +75,29 @@ def test_caches_of_int8_are_read_as_they_were_written() -> None:
     inputs = random_inputs(4, 2, 3, 8, 5)
     coded = [dialect.int8_rows(array) for array in inputs[1:5]]
     wide = [codes * scales[..., None] for codes, scales in coded]
+    codes, scales = dialect.int8_rows(inputs[0])
     op = dialect.CachedAttention(scale=0.3)
     caches = [codes for codes, _ in coded[2:]], [scales for _, scales in coded[2:]]
     out, *states = dialect.cached_attention(*inputs[:3], *caches[0], inputs[5], *caches[1], attributes=op)
-    want, *want_states = dialect.cached_attention(inputs[0], *wide, inputs[5], attributes=op)
-    np.testing.assert_array_equal(out, want)
+    want, *want_states = dialect.cached_attention(codes * scales[..., None], *wide, inputs[5], attributes=op)
+    np.testing.assert_allclose(out, want, rtol=0, atol=8 * 4 / 65534)  # 8 values to 4, by weights that are rounded
     for codes, scales, state in zip(states[:2], states[2:], want_states, strict=True):
         np.testing.assert_array_equal(codes * scales[..., None], state)
+
+
+def test_weights_over_int8_are_rounded_by_blocks_after_the_values_scales() -> None:
+    weights, scales, places = np.zeros((2, 70)), np.full(70, 2.0), np.arange(70)
+    weights[0, [3, 5, 66, 69]] = [1.0, 0.4 / 32767, 1.6 / 32767, 32767.0**-2]
+    weights[1, [0, 1]], scales[1] = [1.0, 1.0], 1 / 32767.6
+    found = dialect.rounded_weights(weights, scales, places)
+    np.testing.assert_allclose(found[0, [3, 5, 66]], [1.0, 0.0, 1.6 / 32767], rtol=1e-12)  # 0.4 of a step is none
+    np.testing.assert_allclose(found[0, 69], round(32767 / 1.6 / 32767) * 1.6 / 32767**2, rtol=1e-12)
+    np.testing.assert_allclose(found[1, :2] * scales[:2], [2.0, 0.0], rtol=1e-12)
+    scales[5] = np.nan
+    found = dialect.rounded_weights(weights, scales, places)
+    assert np.isnan(found[0, 3])
+    assert found[0, 66] == 1.6 / 32767
+    assert found[1, 0] == 1.0  # a weight of zero takes no part
 
 
 PARENTS = np.array([[-1, 0, 1, 1, 2, 3, 0]])

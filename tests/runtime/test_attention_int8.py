@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attention_nodes import TOLERANCE, C, D, G, H, expected, random_feeds, run_node
+from attention_nodes import INT8_TOLERANCE, C, D, G, H, expected, random_feeds, run_node
 
-PATHS = ("", "portable")
+PATHS = ("", "portable")  # the best one and the one that all processors have
 
 
 def forced(path: str) -> dict[str, str]:
@@ -23,7 +23,7 @@ def test_codes_and_scales_are_the_dialect_s(rows: int, path: str) -> None:
         given = random_feeds(rows, position, int8=True, seed=position)
         out, *states = run_node(given, **forced(path))
         want, *want_states = expected(given)
-        np.testing.assert_allclose(out, want, rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(out, want, rtol=0, atol=INT8_TOLERANCE)
         for found, reference in zip(states, want_states, strict=True):
             assert found.dtype == reference.dtype
             np.testing.assert_array_equal(found, reference)
@@ -32,7 +32,7 @@ def test_codes_and_scales_are_the_dialect_s(rows: int, path: str) -> None:
 def test_window_and_softcap() -> None:
     given = random_feeds(5, 90, int8=True)
     found = run_node(given, window=70, softcap=2.0)[0]
-    np.testing.assert_allclose(found, expected(given, window=70, softcap=2.0)[0], rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(found, expected(given, window=70, softcap=2.0)[0], rtol=0, atol=INT8_TOLERANCE)
 
 
 def test_rows_together_and_alone_have_the_same_bits() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attention_nodes import TOLERANCE, C, D, H, expected, random_feeds, run_node
+from attention_nodes import INT8_TOLERANCE, TOLERANCE, C, D, H, expected, random_feeds, run_node
 from forerun_compiler import dialect
 
 TREE = np.array([[-1, 0, 1, 1, 2, 3, 3, 0, 7, 1]])
@@ -19,7 +19,7 @@ def test_a_tree(int8: bool, attributes: dict[str, Any]) -> None:
     for position in (0, 3, 58, 64, C - 10):
         given = random_feeds(10, position, int8=int8, seed=position) | {"parents": TREE}
         found, want = run_node(given, **attributes), expected(given, **attributes)
-        np.testing.assert_allclose(found[0], want[0], rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(found[0], want[0], rtol=0, atol=INT8_TOLERANCE if int8 else TOLERANCE)
         for state, reference in zip(found[1:], want[1:], strict=True):
             np.testing.assert_array_equal(state, reference)
 
@@ -52,7 +52,7 @@ def test_a_ragged_batch(int8: bool, threads: int) -> None:
     given = random_feeds(10, 3, 120, 64, 77, int8=int8) | {"rows": np.array([10, 1, 0, 7])}
     given["parents"] = np.concatenate([TREE, np.arange(10)[None] - 1, TREE, TREE])
     found, want = run_node(given, threads), expected(given)
-    np.testing.assert_allclose(found[0], want[0], rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(found[0], want[0], rtol=0, atol=INT8_TOLERANCE if int8 else TOLERANCE)
     for state, reference in zip(found[1:], want[1:], strict=True):
         np.testing.assert_array_equal(state, reference)
     for b, rows in enumerate(given["rows"]):

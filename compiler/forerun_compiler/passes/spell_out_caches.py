@@ -1,9 +1,11 @@
-"""Attention over caches of int8 in standard operators: the same numbers as our own operators give, slowly.
+"""Attention over caches of int8 in standard operators: the numbers of our own operators, slowly.
 
 | dialect | becomes |
 |---|---|
 | CacheWrite with scales | the rows' codes and scales by standard operators, each written by TensorScatter |
-| CachedAttention with scales | the same, then CachedAttention in float32 over all of the caches, widened |
+| CachedAttention with scales | the same, then CachedAttention in float32 over what the codes of caches and q mean |
+
+The softmax's weights alone are not rounded here, which is at most 1/65534 of a block's largest.
 
 What follows lowers the attention in float32 as any other. Its cost is proportional to the capacity, not to the tokens
 that are present: it is for graphs that our own operators do not compute, and for engines that have none.
@@ -50,7 +52,9 @@ def _replace_attention(node: ir.Node, emit: Emitter) -> None:
     wide = [_widened(emit, codes, scales) for _, codes, scales in written]
     for new, old in zip((*rows, *wide), (k, v, k_cache, v_cache), strict=True):
         new.type, new.shape = ir.TensorType(ir.DataType.FLOAT), old.shape
-    inputs = [q, *rows, *wide, position, None, None, *node.inputs[dialect.CachedAttention.PARENTS :]]
+    query = _product(emit, *_coded(emit, q))
+    query.type, query.shape = q.type, q.shape
+    inputs = [query, *rows, *wide, position, None, None, *node.inputs[dialect.CachedAttention.PARENTS :]]
     while inputs[-1] is None:
         inputs.pop()
     attention = dialect.CachedAttention.from_node(node)
@@ -69,7 +73,7 @@ def _write(
 
 
 def _coded(emit: Emitter, rows: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """`dialect_attention.int8_rows` of [1,G,T,D]: codes [1,G,T,D] and scales [1,G,T,1]."""
+    """`dialect_attention.int8_rows` of [1,N,T,D]: codes [1,N,T,D] and scales [1,N,T,1]."""
     zero, most, last = emit.constant(0, np.float32), emit.constant(127, np.float32), emit.constant([-1])
     peak = emit("ReduceMax", emit("Abs", rows), last, keepdims=1)
     spoiled = emit("ReduceSum", emit("Mul", rows, zero), last, keepdims=1)  # NaN where a value is not finite, else 0

@@ -8,8 +8,7 @@ enum { LINE = 64 /* bytes of a line of the cache */ };
 size_t fr_attention_paths(const fr_attention_path *out[FR_ATTENTION_MAX_PATHS]) {
     static const fr_attention_path *const all[] = {
 #if defined(__x86_64__)
-        &fr_attention_avx512,
-        &fr_attention_avx2,
+        &fr_attention_avx512_vnni, &fr_attention_avx512, &fr_attention_avx_vnni, &fr_attention_avx2,
 #endif
         &fr_attention_portable,
     };
@@ -58,12 +57,23 @@ static fr_attention_ahead ahead(const fr_attention *it, const fr_attention_cache
     return (fr_attention_ahead){(const char *)cache->rows + at * size, (count * size + LINE - 1) / LINE};
 }
 
+/* Adds the values of a block to the sums of `count` rows. */
+static void add_values(const fr_attention *it, const float *weights, const fr_attention_row *rows, size_t count,
+                       fr_attention_span values, fr_attention_ahead next, float *acc) {
+    const size_t at = values.at * it->dim;
+    if (it->v.scales == NULL)
+        it->path->add(weights, rows, count, (const float *)it->v.rows + at, it->dim, next, acc);
+    else
+        it->path->add_codes(weights, count, (const int8_t *)it->v.rows + at, it->v.scales + values.at, values.count,
+                            it->dim, next, acc);
+}
+
 /* The part's rows over one block: the values are fetched while the scores are computed, and the next keys while the
  * values are added. Rows that see something of it are one run of rows, but for a tree with a window. */
 static void attend_block(const fr_attention *it, fr_attention_part *mine, const key_block *block) {
     _Alignas(64) float scores[FR_ATTENTION_ROWS * FR_ATTENTION_KEYS];
-    _Alignas(64) float room[FR_ATTENTION_KEYS * FR_ATTENTION_MAX_DIM];
-    const size_t group = fr_attention_group(it), dim = it->dim;
+    const fr_attention_span span = {block->at, block->keys};
+    const size_t group = fr_attention_group(it);
     for (size_t i = 0; i < mine->count; i++) {
         size_t first = i;
         while (i < mine->count && see(it, block, (mine->first + i) / group, &mine->rows[i]))
@@ -71,12 +81,10 @@ static void attend_block(const fr_attention *it, fr_attention_part *mine, const 
         if (first == i)
             continue;
         const size_t count = i - first;
-        float *acc = mine->acc + first * dim;
-        it->path->score(mine->q + first * dim, count, dim, fr_attention_read(it, &it->k, block->at, block->keys, room),
-                        block->keys, ahead(it, &it->v, block->at, block->keys), scores);
-        it->path->weigh(scores, mine->rows + first, count, it->softcap, acc, dim);
-        it->path->add(scores, mine->rows + first, count, fr_attention_read(it, &it->v, block->at, block->keys, room),
-                      dim, ahead(it, &it->k, block->next, block->next_keys), acc);
+        float *acc = mine->acc + first * it->dim;
+        fr_attention_score(it, mine, first, count, span, ahead(it, &it->v, block->at, block->keys), scores);
+        it->path->weigh(scores, mine->rows + first, count, it->softcap, acc, it->dim);
+        add_values(it, scores, mine->rows + first, count, span, ahead(it, &it->k, block->next, block->next_keys), acc);
     }
 }
 
@@ -105,9 +113,7 @@ void fr_attention_attend(const fr_attention *it, size_t part) {
     if (blocks == 1)
         fr_attention_write(it, head);
     for (size_t i = 0; i < mine.count; i++) {
-        size_t token = (mine.first + i) / group, index = head * group + (mine.first + i) % group;
-        fr_attention_prepare(it, fr_attention_position(it, token), it->q_norm, it->scale,
-                             fr_attention_head(it, token, index), mine.q + i * dim);
+        fr_attention_take_query(it, &mine, i, head);
         mine.rows[i] = (fr_attention_row){.largest = -INFINITY};
         memset(mine.acc + i * dim, 0, dim * sizeof(float));
     }

@@ -19,8 +19,15 @@
  *
  * A cache may hold int8 codes with a scale for each head and row. Of a row x that goes there, with m = max |x|:
  * scale = m / 127, code = x * (127 / m) rounded to the nearest, ties to even; m < 2^-100: both 0; m not finite: scale
- * NaN and codes 0. What is read is code * scale, rounded to float32, and all that follows is the same. So is a row's
- * own key and value: they are read as they were written.
+ * NaN and codes 0. A row's own key and value are read as they were written. Then q too becomes such codes after its
+ * rotation, and the sums are of integers, exact:
+ *
+ * - score[j] = (the sum over i of q_code[i] * k_code[j][i]) * (q_scale * scale) * k_scale[j]
+ * - of a block of 64 keys, u[j] = softmax weight * v_scale[j], and 0 where the weight is; with m = max u[j] of those
+ *   that the row sees: step = m / 32767, weight_code = u * (32767 / m) rounded as above; m < 2^-100: both 0; m not
+ *   finite: step NaN; out gains (the sum over j of weight_code[j] * v_code[j]) * step
+ *
+ * Each product and quotient is rounded to float32, as a sum is that becomes a float.
  *
  * Before them, `context_rows` rows of a context have only keys and values: at the positions p - context_rows to p - 1,
  * normed, rotated and written in the same way.
@@ -41,7 +48,7 @@ enum {
     FR_ATTENTION_KEYS = 64,     /* of a block */
     FR_ATTENTION_ROWS = 32,     /* query rows of a part: they share one reading of the keys and values */
     FR_ATTENTION_MULTIPLE = 16, /* of the head dim */
-    FR_ATTENTION_MAX_DIM = 256, /* a part has 200 KB on the stack at this head dim, and 290 KB more with nodes */
+    FR_ATTENTION_MAX_DIM = 256, /* a part has 200 KB on the stack at this head dim, and 100 KB more with nodes */
     FR_ATTENTION_NODES = 128    /* most nodes of a tree in one run */
 };
 
@@ -66,6 +73,13 @@ typedef struct fr_attention_ahead {
     size_t lines; /* of 64 bytes */
 } fr_attention_ahead;
 
+/* Query rows as codes. */
+typedef struct fr_attention_query {
+    const int8_t *codes; /* [rows][dim] */
+    const int32_t *sums; /* [rows] of the codes */
+    const float *scales; /* [rows] */
+} fr_attention_query;
+
 /* One way to compute the steps. */
 typedef struct fr_attention_path {
     const char *name;
@@ -73,23 +87,27 @@ typedef struct fr_attention_path {
     void (*prepare)(const fr_attention_turn *turn, size_t dim, const float *restrict x, float *restrict y);
     /* Row x [dim] to codes; returns its scale. */
     float (*encode)(const float *x, size_t dim, int8_t *codes);
-    /* out [count][dim] = codes [count][dim] * scales [count]. */
-    void (*widen)(const int8_t *codes, const float *scales, size_t count, size_t dim, float *out);
     /* q [rows][dim] by keys k [count][dim] -> scores [rows][64], at least the first `count` of each row. */
     void (*score)(const float *q, size_t rows, size_t dim, const float *k, size_t count, fr_attention_ahead next,
                   float *scores);
+    /* The same of codes q and k [count][dim] with `scales` [count]. */
+    void (*score_codes)(const fr_attention_query *q, size_t rows, size_t dim, const int8_t *k, const float *scales,
+                        size_t count, fr_attention_ahead next, float *scores);
     /* Scores [count][64] become weights, zero where the row does not see; corrects the rows' sums and acc [count][dim].
      */
     void (*weigh)(float *scores, fr_attention_row *rows, size_t count, float softcap, float *acc, size_t dim);
     /* acc [count][dim] += weights [count][64] by the values v [64][dim] of the keys that each row sees. */
     void (*add)(const float *weights, const fr_attention_row *rows, size_t count, const float *v, size_t dim,
                 fr_attention_ahead next, float *acc);
+    /* acc [rows][dim] += weights [rows][64] by codes v [count][dim] with `scales` [count]. */
+    void (*add_codes)(const float *weights, size_t rows, const int8_t *v, const float *scales, size_t count, size_t dim,
+                      fr_attention_ahead next, float *acc);
     /* out [dim] = acc / sum. */
     void (*finish)(const float *acc, float sum, size_t dim, float *out);
 } fr_attention_path;
 
 /* The paths that this processor has, fastest first; the last one needs nothing. */
-enum { FR_ATTENTION_MAX_PATHS = 4 };
+enum { FR_ATTENTION_MAX_PATHS = 6 };
 size_t fr_attention_paths(const fr_attention_path *out[FR_ATTENTION_MAX_PATHS]);
 
 /* The keys or the values of all rows, as they were before the run and as they are after it. */
@@ -131,6 +149,7 @@ void fr_attention_write(const fr_attention *it, size_t part);
 size_t fr_attention_parts(const fr_attention *it);
 void fr_attention_attend(const fr_attention *it, size_t part);
 
-extern const fr_attention_path fr_attention_avx512, fr_attention_avx2, fr_attention_portable;
+extern const fr_attention_path fr_attention_avx512_vnni, fr_attention_avx512, fr_attention_avx_vnni, fr_attention_avx2,
+    fr_attention_portable;
 
 #endif

@@ -16,6 +16,6 @@ static int usable(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
-const fr_attention_path fr_attention_avx2 = {"avx2", usable, prepare, encode, widen, score, weigh, add, finish};
+const fr_attention_path fr_attention_avx2 = PATH("avx2");
 
 #endif

@@ -17,6 +17,6 @@ static int usable(void) {
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
 }
 
-const fr_attention_path fr_attention_avx512 = {"avx512", usable, prepare, encode, widen, score, weigh, add, finish};
+const fr_attention_path fr_attention_avx512 = PATH("avx512");
 
 #endif

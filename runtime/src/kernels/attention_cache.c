@@ -86,10 +86,31 @@ void fr_attention_write(const fr_attention *it, size_t part) {
                   fr_attention_head(it, row, it->heads + it->kv_heads + part));
 }
 
-const float *fr_attention_read(const fr_attention *it, const fr_attention_cache *cache, size_t at, size_t count,
-                               float *room) {
-    if (cache->scales == NULL)
-        return (const float *)cache->rows + at * it->dim;
-    it->path->widen((const int8_t *)cache->rows + at * it->dim, cache->scales + at, count, it->dim, room);
-    return room;
+void fr_attention_take_query(const fr_attention *it, fr_attention_part *mine, size_t i, size_t head) {
+    const size_t group = fr_attention_group(it), token = (mine->first + i) / group, dim = it->dim;
+    const float *x = fr_attention_head(it, token, head * group + (mine->first + i) % group);
+    const size_t position = fr_attention_position(it, token);
+    float *q = mine->q + i * dim;
+    int8_t *codes = mine->codes + i * dim;
+    if (it->k.scales == NULL) {
+        fr_attention_prepare(it, position, it->q_norm, it->scale, x, q);
+        return;
+    }
+    fr_attention_prepare(it, position, it->q_norm, 1.0f, x, q);
+    mine->scales[i] = it->path->encode(q, dim, codes) * it->scale;
+    mine->sums[i] = 0;
+    for (size_t d = 0; d < dim; d++)
+        mine->sums[i] += codes[d];
+}
+
+void fr_attention_score(const fr_attention *it, const fr_attention_part *mine, size_t first, size_t count,
+                        fr_attention_span keys, fr_attention_ahead next, float *scores) {
+    const size_t dim = it->dim, from = first * dim, at = keys.at * dim;
+    if (it->k.scales == NULL) {
+        it->path->score(mine->q + from, count, dim, (const float *)it->k.rows + at, keys.count, next, scores);
+        return;
+    }
+    const fr_attention_query q = {mine->codes + from, mine->sums + first, mine->scales + first};
+    it->path->score_codes(&q, count, dim, (const int8_t *)it->k.rows + at, it->k.scales + keys.at, keys.count, next,
+                          scores);
 }

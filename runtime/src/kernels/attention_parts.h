@@ -46,18 +46,28 @@ static inline const float *fr_attention_head(const fr_attention *it, size_t row,
 void fr_attention_prepare(const fr_attention *it, size_t position, const float *norm, float factor, const float *x,
                           float *y);
 
-/* The values of `count` rows of a cache, [count][dim] from row `at` of all heads' rows: where they lie, or widened to
- * `room`. */
-const float *fr_attention_read(const fr_attention *it, const fr_attention_cache *cache, size_t at, size_t count,
-                               float *room);
-
 /* The query rows of one part and their state, rows[] in the order of r. A vector of 64 bytes lies in one line. */
 typedef struct fr_attention_part {
     size_t first, count; /* of r */
     fr_attention_row rows[FR_ATTENTION_ROWS];
     _Alignas(64) float q[FR_ATTENTION_ROWS * FR_ATTENTION_MAX_DIM];
+    _Alignas(64) int8_t codes[FR_ATTENTION_ROWS * FR_ATTENTION_MAX_DIM]; /* of q, where caches are int8 */
+    int32_t sums[FR_ATTENTION_ROWS];                                     /* of the codes */
+    float scales[FR_ATTENTION_ROWS];
     _Alignas(64) float acc[FR_ATTENTION_ROWS * FR_ATTENTION_MAX_DIM];
 } fr_attention_part;
+
+/* Keys or values: the cache rows at..at+count-1 of all heads' rows. */
+typedef struct fr_attention_span {
+    size_t at, count;
+} fr_attention_span;
+
+/* Query row number i of the part. */
+void fr_attention_take_query(const fr_attention *it, fr_attention_part *mine, size_t i, size_t head);
+
+/* The scores [count][64] of the part's rows from number `first` on by keys. */
+void fr_attention_score(const fr_attention *it, const fr_attention_part *mine, size_t first, size_t count,
+                        fr_attention_span keys, fr_attention_ahead next, float *scores);
 
 /* Where a run's nodes begin to matter: the start of the block of keys that holds the first node. */
 static inline size_t fr_attention_tail(const fr_attention *it) {

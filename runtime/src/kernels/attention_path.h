@@ -1,11 +1,15 @@
 /* The steps of one path, in vectors of LANES floats; included by the files of the paths, which define before
  *   LANES, TILE (vectors of a tile of four rows: what the registers hold), TARGET (the attribute of its functions),
- *   MADD(a, b, c) = a * b + c of vectors.
+ *   MADD(a, b, c) = a * b + c of vectors, VNNI where it has instructions for sums of products of bytes.
  * Sums are kept in sixteen parts whatever LANES is, so that the paths differ by MADD alone. */
 #include "attention_rows_path.h"
 
 #include "attention_score_path.h"
 #include "attention_weigh_path.h"
+
+#include "attention_dots_path.h"
+
+#include "attention_codes_path.h"
 
 /* `vectors` vectors of the values of the keys from..to-1 by `rows` rows, both constants where this is inlined. */
 INLINE void add_tile(const float *weights, size_t from, size_t to, const float *v, size_t dim, float *acc, share *ahead,
@@ -90,3 +94,15 @@ TARGET static void add(const float *weights, const fr_attention_row *rows, size_
         }
     }
 }
+
+#define PATH(text)                                                                                                     \
+    {.name = (text),                                                                                                   \
+     .usable = usable,                                                                                                 \
+     .prepare = prepare,                                                                                               \
+     .encode = encode,                                                                                                 \
+     .score = score,                                                                                                   \
+     .score_codes = score_codes,                                                                                       \
+     .weigh = weigh,                                                                                                   \
+     .add = add,                                                                                                       \
+     .add_codes = add_codes,                                                                                           \
+     .finish = finish}

@@ -10,4 +10,4 @@ static int usable(void) {
     return 1;
 }
 
-const fr_attention_path fr_attention_portable = {"portable", usable, prepare, encode, widen, score, weigh, add, finish};
+const fr_attention_path fr_attention_portable = PATH("portable");

@@ -61,24 +61,6 @@ TARGET static float encode(const float *x, size_t dim, int8_t *codes) {
     return largest / 127.0f;
 }
 
-INLINE vec floats_of(const int8_t *codes) {
-#if LANES == 16
-    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)codes)));
-#elif LANES == 8
-    return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)codes)));
-#else
-    return (vec){codes[0], codes[1], codes[2], codes[3]};
-#endif
-}
-
-TARGET static void widen(const int8_t *codes, const float *scales, size_t count, size_t dim, float *out) {
-    for (size_t key = 0; key < count; key++, codes += dim, out += dim) {
-        const vec scale = all(scales[key]);
-        for (size_t i = 0; i < dim; i += LANES)
-            store(out + i, floats_of(codes + i) * scale);
-    }
-}
-
 TARGET static void finish(const float *acc, float sum, size_t dim, float *out) {
     for (size_t i = 0; i < dim; i += LANES)
         store(out + i, load(acc + i) / sum);

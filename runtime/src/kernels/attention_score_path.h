@@ -52,32 +52,54 @@ INLINE void turn_eight(const float *from, size_t dim, vec to[8]) {
     turn_quarters(high, to + 4);
 }
 
-INLINE void turn_some(const float *from, size_t dim, float *to) {
+INLINE void turn_some(const float *from, size_t dim, int32_t flip, float *to) {
     vec turned[TURN_DIMS];
     turn_eight(from, dim, turned);
 #pragma GCC unroll 8
     for (size_t d = 0; d < TURN_DIMS; d++)
-        store(to + d * KEYS, turned[d]);
+        store(to + d * KEYS, (vec)((ints)turned[d] ^ flip));
+}
+
+/* Four dims, where eight are too many. */
+INLINE void turn_four(const float *from, size_t dim, int32_t flip, float *to) {
+    __m512 x[4];
+    vec turned[4];
+#pragma GCC unroll 4
+    for (size_t n = 0; n < 4; n++) {
+        x[n] = _mm512_castps128_ps512(_mm_loadu_ps(from + n * dim));
+        x[n] = _mm512_insertf32x4(x[n], _mm_loadu_ps(from + (4 + n) * dim), 1);
+        x[n] = _mm512_insertf32x4(x[n], _mm_loadu_ps(from + (8 + n) * dim), 2);
+        x[n] = _mm512_insertf32x4(x[n], _mm_loadu_ps(from + (12 + n) * dim), 3);
+    }
+    turn_quarters(x, turned);
+#pragma GCC unroll 4
+    for (size_t d = 0; d < 4; d++)
+        store(to + d * KEYS, (vec)((ints)turned[d] ^ flip));
 }
 #elif defined(__x86_64__)
 enum { TURN_KEYS = 4, TURN_DIMS = 4 };
 
-INLINE void turn_some(const float *from, size_t dim, float *to) {
+INLINE void turn_some(const float *from, size_t dim, int32_t flip, float *to) {
+    const __m128 flips = _mm_castsi128_ps(_mm_set1_epi32(flip));
     __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + dim);
     __m128 c = _mm_loadu_ps(from + 2 * dim), d = _mm_loadu_ps(from + 3 * dim);
     _MM_TRANSPOSE4_PS(a, b, c, d);
-    _mm_storeu_ps(to, a);
-    _mm_storeu_ps(to + KEYS, b);
-    _mm_storeu_ps(to + 2 * KEYS, c);
-    _mm_storeu_ps(to + 3 * KEYS, d);
+    _mm_storeu_ps(to, _mm_xor_ps(a, flips));
+    _mm_storeu_ps(to + KEYS, _mm_xor_ps(b, flips));
+    _mm_storeu_ps(to + 2 * KEYS, _mm_xor_ps(c, flips));
+    _mm_storeu_ps(to + 3 * KEYS, _mm_xor_ps(d, flips));
 }
 #else
 enum { TURN_KEYS = 4, TURN_DIMS = 4 };
 
-INLINE void turn_some(const float *from, size_t dim, float *to) {
+INLINE void turn_some(const float *from, size_t dim, int32_t flip, float *to) {
     for (size_t key = 0; key < 4; key++)
-        for (size_t d = 0; d < 4; d++)
-            to[d * KEYS + key] = from[key * dim + d];
+        for (size_t d = 0; d < 4; d++) {
+            int32_t bits; /* of a float, or four codes */
+            memcpy(&bits, from + key * dim + d, sizeof bits);
+            bits ^= flip;
+            memcpy(to + d * KEYS + key, &bits, sizeof bits);
+        }
 }
 #endif
 
@@ -93,13 +115,18 @@ INLINE const float *keys_at(const float *k, size_t count, size_t dim, size_t key
     return room;
 }
 
-/* Keys [count][dim] to [dim][64], zero beyond count. */
-INLINE void turn_keys(const float *k, size_t count, size_t dim, float *turned) {
+/* Keys [count][dim] to [dim][64], zero beyond count, each with the bits of `flip` turned over. */
+INLINE void turn_keys(const float *k, size_t count, size_t dim, int32_t flip, float *turned) {
     float room[TURN_KEYS * FR_ATTENTION_MAX_DIM];
     for (size_t key = 0; key < KEYS; key += TURN_KEYS) {
         const float *from = keys_at(k, count, dim, key, room);
-        for (size_t d = 0; d < dim; d += TURN_DIMS)
-            turn_some(from + d, dim, turned + d * KEYS + key);
+        size_t d = 0;
+        for (; d + TURN_DIMS <= dim; d += TURN_DIMS)
+            turn_some(from + d, dim, flip, turned + d * KEYS + key);
+#if LANES == 16
+        if (d < dim)
+            turn_four(from + d, dim, flip, turned + d * KEYS + key);
+#endif
     }
 }
 
@@ -181,7 +208,7 @@ TARGET static void score(const float *q, size_t rows, size_t dim, const float *k
         return;
     }
 #endif
-    turn_keys(k, count, dim, turned);
+    turn_keys(k, count, dim, 0, turned);
     const size_t tiles = (rows + ROWS - 1) / ROWS * ((count + TILE * LANES - 1) / (TILE * LANES));
     size_t tile = 0;
     for (size_t key = 0; key < count; key += TILE * LANES)

@@ -5,27 +5,26 @@
  * follows does to them what it would do to a chain. */
 #include "attention_parts.h"
 
+#include <string.h>
+
 enum {
     TAIL_BLOCKS = (FR_ATTENTION_NODES + FR_ATTENTION_KEYS - 1 + FR_ATTENTION_KEYS - 1) / FR_ATTENTION_KEYS,
     TAIL_KEYS = TAIL_BLOCKS * FR_ATTENTION_KEYS
 };
 
-/* The cache rows from the tail on: the scores of the part's rows, and the values. */
+/* The scores of the part's rows by the cache rows from the tail on, and which these are. */
 typedef struct tail {
     float scores[TAIL_BLOCKS][FR_ATTENTION_ROWS * FR_ATTENTION_KEYS];
-    const float *values;
+    fr_attention_span span;
 } tail;
 
-static void score_tail(const fr_attention *it, const fr_attention_part *mine, size_t head, size_t count, tail *out,
-                       float *room) {
-    const size_t at = head * it->capacity + fr_attention_tail(it);
+static void score_tail(const fr_attention *it, const fr_attention_part *mine, size_t head, size_t count, tail *out) {
     const fr_attention_ahead none = {(const char *)it->k.rows, 0};
+    out->span = (fr_attention_span){head * it->capacity + fr_attention_tail(it), count};
     for (size_t key = 0; key < count; key += FR_ATTENTION_KEYS) {
-        size_t keys = fr_smaller(FR_ATTENTION_KEYS, count - key);
-        it->path->score(mine->q, mine->count, it->dim, fr_attention_read(it, &it->k, at + key, keys, room), keys, none,
-                        out->scores[key / FR_ATTENTION_KEYS]);
+        const fr_attention_span keys = {out->span.at + key, fr_smaller(FR_ATTENTION_KEYS, count - key)};
+        fr_attention_score(it, mine, 0, mine->count, keys, none, out->scores[key / FR_ATTENTION_KEYS]);
     }
-    out->values = fr_attention_read(it, &it->v, at, count, room);
 }
 
 /* Adds the values of one row's block of keys; rows[key] are their cache rows from the tail on, which ascend. */
@@ -38,6 +37,19 @@ static void add_row(const fr_attention *it, const float *weights, const fr_atten
         const float *now = values + (rows[from] - from) * it->dim; /* key number `from` is value `from` there */
         it->path->add(weights, &some, 1, now, it->dim, (fr_attention_ahead){(const char *)now, 0}, acc);
     }
+}
+
+/* The same of codes, which are brought into the order of the keys: their weights are rounded together. */
+static void add_row_codes(const fr_attention *it, const float *weights, const fr_attention_row *row, const size_t *rows,
+                          size_t at, float *acc) {
+    int8_t values[FR_ATTENTION_KEYS * FR_ATTENTION_MAX_DIM];
+    float scales[FR_ATTENTION_KEYS];
+    for (size_t key = 0; key < row->to; key++) {
+        memcpy(values + key * it->dim, (const int8_t *)it->v.rows + (at + rows[key]) * it->dim, it->dim);
+        scales[key] = it->v.scales[at + rows[key]];
+    }
+    const fr_attention_ahead none = {(const char *)values, 0};
+    it->path->add_codes(weights, 1, values, scales, row->to, it->dim, none, acc);
 }
 
 /* The row number i of the part, of a token with `seen` keys from the tail on, of which rows[] are the cache rows. */
@@ -53,19 +65,21 @@ static void attend_row(const fr_attention *it, fr_attention_part *mine, size_t i
             weights[key] = from->scores[at / FR_ATTENTION_KEYS][i * FR_ATTENTION_KEYS + at % FR_ATTENTION_KEYS];
         }
         it->path->weigh(weights, row, 1, it->softcap, acc, it->dim);
-        add_row(it, weights, row, rows + start, from->values, acc);
+        if (it->v.scales == NULL)
+            add_row(it, weights, row, rows + start, (const float *)it->v.rows + from->span.at * it->dim, acc);
+        else
+            add_row_codes(it, weights, row, rows + start, from->span.at, acc);
     }
 }
 
 void fr_attention_attend_tail(const fr_attention *it, fr_attention_part *mine, size_t head) {
-    float room[TAIL_KEYS * FR_ATTENTION_MAX_DIM];
     size_t rows[TAIL_KEYS], path[FR_ATTENTION_NODES], group = fr_attention_group(it);
     const size_t start = fr_attention_tail(it), trunk = it->position + fr_attention_trunk(it);
     const size_t last = it->position + (mine->first + mine->count - 1) / group; /* no ancestor comes after it */
     tail all;
     if (last < start)
         return;
-    score_tail(it, mine, head, last + 1 - start, &all, room);
+    score_tail(it, mine, head, last + 1 - start, &all);
     for (size_t i = 0; i < mine->count; i++) {
         size_t token = (mine->first + i) / group, position = fr_attention_position(it, token);
         if (position < start)

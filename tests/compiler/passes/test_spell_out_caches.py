@@ -13,8 +13,8 @@ from forerun_compiler.passes.quantize_caches import quantize_caches
 from forerun_compiler.passes.spell_out_caches import spell_out_caches
 from hand_graphs import make_model, node, op_types, session
 
-TOLERANCE = 2e-6
-"""Of outputs near 1: float32 against the reference's float64."""
+TOLERANCE = 1e-4
+"""Of outputs near 1: weights that are not rounded to 1/32767 of the largest, of 14 values of at most 4."""
 
 
 def spelled(model: ir.Model) -> ir.Model:

@@ -1,0 +1,186 @@
+/* Attention over codes of int8, of one path: scores and weighted sums are sums of integers, which no order changes;
+ * included by attention_path.h, which says what is defined before. */
+
+enum { FOUR = 4 /* codes in four bytes, which one step multiplies */, WEIGHT_MOST = 32767 };
+
+/* Of the codes of a query with those of `keys`, which are `dim` bytes apart: four at a time, they turn as floats do. */
+INLINE const float *fours_of(const int8_t *codes) {
+    return (const float *)(const void *)codes;
+}
+
+INLINE ints all_fours(const int8_t *codes) {
+    int32_t four_codes;
+    memcpy(&four_codes, codes, sizeof four_codes);
+    return (ints){0} + four_codes;
+}
+
+INLINE vec floats_of(ints x) {
+    return __builtin_convertvector(x, vec);
+}
+
+/* The scales of a block's rows, zero beyond `count`. */
+INLINE void take_scales(const float *scales, size_t count, float *out) {
+    memcpy(out, scales, count * sizeof(float));
+    memset(out + count, 0, (KEYS - count) * sizeof(float));
+}
+
+/* TILE vectors of keys by `rows` rows from number `row` on; `rows` is a constant where this is inlined. */
+INLINE void score_codes_tile(const fr_attention_query *q, size_t row, size_t dim, const float *turned,
+                             const float *scales, float *scores, share *ahead, size_t rows) {
+    ints sums[ROWS][TILE];
+    const int8_t *codes = q->codes + row * dim;
+#pragma GCC unroll 4
+    for (size_t r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (size_t i = 0; i < TILE; i++)
+            sums[r][i] = (ints){0} - KEY_EXCESS * q->sums[row + r];
+    for (size_t d = 0; d < dim; d += FOUR, turned += KEYS) {
+        ints keys[TILE];
+#pragma GCC unroll 4
+        for (size_t i = 0; i < TILE; i++)
+            keys[i] = (ints)load(turned + i * LANES);
+        fetch_some(ahead);
+#pragma GCC unroll 4
+        for (size_t r = 0; r < rows; r++) {
+            const ints x = all_fours(codes + r * dim + d);
+#pragma GCC unroll 4
+            for (size_t i = 0; i < TILE; i++)
+                sums[r][i] = dot_four(sums[r][i], keys[i], x);
+        }
+    }
+#pragma GCC unroll 4
+    for (size_t r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (size_t i = 0; i < TILE; i++)
+            store(scores + r * KEYS + i * LANES,
+                  floats_of(sums[r][i]) * all(q->scales[row + r]) * load(scales + i * LANES));
+}
+
+TARGET static void score_codes(const fr_attention_query *q, size_t rows, size_t dim, const int8_t *k,
+                               const float *scales, size_t count, fr_attention_ahead next, float *scores) {
+    _Alignas(LINE) float turned[KEYS * FR_ATTENTION_MAX_DIM / FOUR], near[KEYS];
+    take_scales(scales, count, near);
+    turn_keys(fours_of(k), count, dim / FOUR, KEY_FLIP, turned);
+    const size_t tiles = (rows + ROWS - 1) / ROWS * ((count + TILE * LANES - 1) / (TILE * LANES));
+    size_t tile = 0;
+    for (size_t key = 0; key < count; key += TILE * LANES)
+        for (size_t row = 0; row < rows; row += ROWS, tile++) {
+            float *y = scores + row * KEYS + key;
+            share ahead = share_of(next, tile, tiles, dim / FOUR);
+            switch (rows - row) {
+            case 1:
+                score_codes_tile(q, row, dim, turned + key, near + key, y, &ahead, 1);
+                break;
+            case 2:
+                score_codes_tile(q, row, dim, turned + key, near + key, y, &ahead, 2);
+                break;
+            case 3:
+                score_codes_tile(q, row, dim, turned + key, near + key, y, &ahead, 3);
+                break;
+            default:
+                score_codes_tile(q, row, dim, turned + key, near + key, y, &ahead, 4);
+            }
+        }
+}
+
+/* One row's weights times the scales of the values, as codes of 0 to 32767; returns what one is. */
+INLINE float code_weights(const float *weights, const float *scales, int16_t *codes) {
+    const int32_t not_finite = 0x7F800000;
+    const float tiny = 0x1p-100f; /* as encode() */
+    const ints size = (ints)all(-0.0f) ^ -1;
+    vec products[KEYS / LANES];
+    ints peaks = {0};
+#pragma GCC unroll 16
+    for (size_t i = 0; i < KEYS / LANES; i++) {
+        const vec weight = load(weights + i * LANES);
+        products[i] = (vec)((ints)(weight * load(scales + i * LANES)) & (weight != all(0.0f)) & size);
+        peaks = larger_ints((ints)products[i], peaks);
+    }
+    const int32_t bits = largest_int(peaks);
+    float largest;
+    memcpy(&largest, &bits, sizeof largest);
+    if (bits >= not_finite || largest < tiny) {
+        memset(codes, 0, KEYS * sizeof *codes);
+        return bits < not_finite ? 0.0f : NAN;
+    }
+    const vec inverse = all((float)WEIGHT_MOST / largest), shift = all(0x1.8p23f);
+#pragma GCC unroll 16
+    for (size_t i = 0; i < KEYS / LANES; i++)
+        store_words((ints)(products[i] * inverse + shift), codes + i * LANES);
+    return largest / (float)WEIGHT_MOST;
+}
+
+/* Values [count][dim] as pairs [pairs][dim] of int16, of the keys 2 i and 2 i + 1; zero beyond count. */
+INLINE void pair_values(const int8_t *v, size_t count, size_t dim, ints *pairs) {
+    static const int8_t zeros[FR_ATTENTION_MAX_DIM];
+    for (size_t key = 0; key < count; key += 2, v += 2 * dim) {
+        const int8_t *other = key + 1 < count ? v + dim : zeros;
+        for (size_t d = 0; d < dim; d += LANES)
+            *pairs++ = pair_of(v + d, other + d);
+    }
+}
+
+/* `vectors` vectors of values by `rows` rows, both constants where this is inlined. */
+INLINE void add_codes_tile(const int16_t *codes, const float *factors, const ints *values, size_t count, size_t dim,
+                           float *acc, share *ahead, size_t rows, size_t vectors) {
+    ints sums[ROWS][TILE] = {{{0}}};
+    for (size_t key = 0; key < count; key += 2, values += dim / LANES) {
+        fetch_some(ahead);
+#pragma GCC unroll 4
+        for (size_t r = 0; r < rows; r++) {
+            int32_t two;
+            memcpy(&two, codes + r * KEYS + key, sizeof two);
+            const ints weights = (ints){0} + two;
+#pragma GCC unroll 4
+            for (size_t i = 0; i < vectors; i++)
+                sums[r][i] = dot_two(sums[r][i], values[i], weights);
+        }
+    }
+#pragma GCC unroll 4
+    for (size_t r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (size_t i = 0; i < vectors; i++) {
+            float *to = acc + r * dim + i * LANES;
+            store(to, MADD(floats_of(sums[r][i]), all(factors[r]), load(to)));
+        }
+}
+
+INLINE void add_codes_rows(const int16_t *codes, const float *factors, const ints *values, size_t count, size_t dim,
+                           float *acc, share ahead, size_t rows) {
+    size_t d = 0;
+    for (; d + TILE * LANES <= dim; d += TILE * LANES)
+        add_codes_tile(codes, factors, values + d / LANES, count, dim, acc + d, &ahead, rows, TILE);
+    for (; d < dim; d += LANES)
+        add_codes_tile(codes, factors, values + d / LANES, count, dim, acc + d, &ahead, rows, 1);
+}
+
+TARGET static void add_codes(const float *weights, size_t rows, const int8_t *v, const float *scales, size_t count,
+                             size_t dim, fr_attention_ahead next, float *acc) {
+    _Alignas(LINE) ints values[KEYS / 2 * FR_ATTENTION_MAX_DIM / LANES];
+    _Alignas(LINE) float near[KEYS];
+    int16_t codes[ROWS * KEYS];
+    float factors[ROWS];
+    const size_t tiles = (rows + ROWS - 1) / ROWS, columns = (dim + TILE * LANES - 1) / (TILE * LANES);
+    take_scales(scales, count, near);
+    pair_values(v, count, dim, values);
+    for (size_t row = 0; row < rows; row += ROWS) {
+        const share ahead = share_of(next, row / ROWS, tiles, (count + 1) / 2 * columns);
+        const size_t some = rows - row < ROWS ? rows - row : ROWS;
+        float *to = acc + row * dim;
+        for (size_t r = 0; r < some; r++)
+            factors[r] = code_weights(weights + (row + r) * KEYS, near, codes + r * KEYS);
+        switch (some) {
+        case 1:
+            add_codes_rows(codes, factors, values, count, dim, to, ahead, 1);
+            break;
+        case 2:
+            add_codes_rows(codes, factors, values, count, dim, to, ahead, 2);
+            break;
+        case 3:
+            add_codes_rows(codes, factors, values, count, dim, to, ahead, 3);
+            break;
+        default:
+            add_codes_rows(codes, factors, values, count, dim, to, ahead, 4);
+        }
+    }
+}
