@@ -56,10 +56,58 @@ INLINE void score_codes_tile(const fr_attention_query *q, size_t row, size_t dim
                   floats_of(sums[r][i]) * all(q->scales[row + r]) * load(scales + i * LANES));
 }
 
+#if LANES == 16
+/* Few rows: as score_directly(). */
+INLINE void score_codes_directly(const fr_attention_query *q, size_t dim, const float *k, const float *scales,
+                                 size_t count, fr_attention_ahead next, float *scores, size_t rows) {
+    enum { AT_ONCE = 2 * TURN_KEYS };
+    const size_t fours = dim / FOUR;
+    float room[AT_ONCE * FR_ATTENTION_MAX_DIM / FOUR];
+    for (size_t key = 0; key < count; key += AT_ONCE) {
+        const float *low = keys_at(k, count, fours, key, room);
+        const float *high = keys_at(k, count, fours, key + TURN_KEYS, room + TURN_KEYS * fours);
+        share ahead = share_of(next, key / AT_ONCE, (count + AT_ONCE - 1) / AT_ONCE, fours / TURN_DIMS);
+        ints sums[2][2];
+#pragma GCC unroll 2
+        for (size_t r = 0; r < rows; r++)
+            sums[r][0] = sums[r][1] = (ints){0} - KEY_EXCESS * q->sums[r];
+        for (size_t d = 0; d < fours; d += TURN_DIMS) {
+            vec turned[2][TURN_DIMS];
+            fetch_some(&ahead);
+            turn_eight(low + d, fours, turned[0]);
+            turn_eight(high + d, fours, turned[1]);
+#pragma GCC unroll 8
+            for (size_t i = 0; i < TURN_DIMS; i++)
+#pragma GCC unroll 2
+                for (size_t r = 0; r < rows; r++) {
+                    const ints x = all_fours(q->codes + r * dim + (d + i) * FOUR);
+                    sums[r][0] = dot_four(sums[r][0], (ints)turned[0][i] ^ KEY_FLIP, x);
+                    sums[r][1] = dot_four(sums[r][1], (ints)turned[1][i] ^ KEY_FLIP, x);
+                }
+        }
+#pragma GCC unroll 2
+        for (size_t r = 0; r < rows; r++)
+#pragma GCC unroll 2
+            for (size_t i = 0; i < 2; i++)
+                store(scores + r * KEYS + key + i * TURN_KEYS,
+                      floats_of(sums[r][i]) * all(q->scales[r]) * load(scales + key + i * TURN_KEYS));
+    }
+}
+#endif
+
 TARGET static void score_codes(const fr_attention_query *q, size_t rows, size_t dim, const int8_t *k,
                                const float *scales, size_t count, fr_attention_ahead next, float *scores) {
     _Alignas(LINE) float turned[KEYS * FR_ATTENTION_MAX_DIM / FOUR], near[KEYS];
     take_scales(scales, count, near);
+#if LANES == 16
+    if (rows <= 2 && dim % (FOUR * TURN_DIMS) == 0) {
+        if (rows == 1)
+            score_codes_directly(q, dim, fours_of(k), near, count, next, scores, 1);
+        else
+            score_codes_directly(q, dim, fours_of(k), near, count, next, scores, 2);
+        return;
+    }
+#endif
     turn_keys(fours_of(k), count, dim / FOUR, KEY_FLIP, turned);
     const size_t tiles = (rows + ROWS - 1) / ROWS * ((count + TILE * LANES - 1) / (TILE * LANES));
     size_t tile = 0;
@@ -110,21 +158,39 @@ INLINE float code_weights(const float *weights, const float *scales, int16_t *co
     return largest / (float)WEIGHT_MOST;
 }
 
-/* Values [count][dim] as pairs [pairs][dim] of int16, of the keys 2 i and 2 i + 1; zero beyond count. */
-INLINE void pair_values(const int8_t *v, size_t count, size_t dim, ints *pairs) {
+/* Values [count][dim] as codes, and where more than ROWS rows want them, as pairs [pairs][dim] of int16 of the keys 2 i
+ * and 2 i + 1; zero beyond count. */
+typedef struct coded_values {
+    const int8_t *codes;
+    const ints *pairs; /* or NULL */
+    size_t count, dim;
+} coded_values;
+
+/* LANES dims from number d on of the pair of `key`. */
+INLINE ints pair_at(const coded_values *v, size_t key, size_t d) {
     static const int8_t zeros[FR_ATTENTION_MAX_DIM];
-    for (size_t key = 0; key < count; key += 2, v += 2 * dim) {
-        const int8_t *other = key + 1 < count ? v + dim : zeros;
-        for (size_t d = 0; d < dim; d += LANES)
-            *pairs++ = pair_of(v + d, other + d);
-    }
+    const int8_t *one = v->codes + key * v->dim;
+    return pair_of(one + d, key + 1 < v->count ? one + v->dim + d : zeros);
 }
 
-/* `vectors` vectors of values by `rows` rows, both constants where this is inlined. */
-INLINE void add_codes_tile(const int16_t *codes, const float *factors, const ints *values, size_t count, size_t dim,
-                           float *acc, share *ahead, size_t rows, size_t vectors) {
+INLINE void turn_pairs(const coded_values *v, ints *pairs) {
+    for (size_t key = 0; key < v->count; key += 2)
+        for (size_t d = 0; d < v->dim; d += LANES)
+            *pairs++ = pair_at(v, key, d);
+}
+
+/* `vectors` vectors of values by `rows` rows; both, and whether the pairs were made before, are constants where this is
+ * inlined. */
+INLINE void add_codes_tile(const int16_t *codes, const float *factors, const coded_values *v, size_t d, float *acc,
+                           share *ahead, size_t rows, size_t vectors, int made) {
     ints sums[ROWS][TILE] = {{{0}}};
-    for (size_t key = 0; key < count; key += 2, values += dim / LANES) {
+    const ints *pairs = made ? v->pairs + d / LANES : NULL;
+    for (size_t key = 0; key < v->count; key += 2) {
+        ints values[TILE];
+#pragma GCC unroll 4
+        for (size_t i = 0; i < vectors; i++)
+            values[i] = made ? pairs[i] : pair_at(v, key, d + i * LANES);
+        pairs = made ? pairs + v->dim / LANES : NULL;
         fetch_some(ahead);
 #pragma GCC unroll 4
         for (size_t r = 0; r < rows; r++) {
@@ -140,47 +206,46 @@ INLINE void add_codes_tile(const int16_t *codes, const float *factors, const int
     for (size_t r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (size_t i = 0; i < vectors; i++) {
-            float *to = acc + r * dim + i * LANES;
+            float *to = acc + r * v->dim + d + i * LANES;
             store(to, MADD(floats_of(sums[r][i]), all(factors[r]), load(to)));
         }
 }
 
-INLINE void add_codes_rows(const int16_t *codes, const float *factors, const ints *values, size_t count, size_t dim,
-                           float *acc, share ahead, size_t rows) {
+INLINE void add_codes_rows(const int16_t *codes, const float *factors, const coded_values *v, float *acc, share ahead,
+                           size_t rows, int made) {
     size_t d = 0;
-    for (; d + TILE * LANES <= dim; d += TILE * LANES)
-        add_codes_tile(codes, factors, values + d / LANES, count, dim, acc + d, &ahead, rows, TILE);
-    for (; d < dim; d += LANES)
-        add_codes_tile(codes, factors, values + d / LANES, count, dim, acc + d, &ahead, rows, 1);
+    for (; d + TILE * LANES <= v->dim; d += TILE * LANES)
+        add_codes_tile(codes, factors, v, d, acc, &ahead, rows, TILE, made);
+    for (; d < v->dim; d += LANES)
+        add_codes_tile(codes, factors, v, d, acc, &ahead, rows, 1, made);
 }
 
 TARGET static void add_codes(const float *weights, size_t rows, const int8_t *v, const float *scales, size_t count,
                              size_t dim, fr_attention_ahead next, float *acc) {
-    _Alignas(LINE) ints values[KEYS / 2 * FR_ATTENTION_MAX_DIM / LANES];
+    _Alignas(LINE) ints pairs[KEYS / 2 * FR_ATTENTION_MAX_DIM / LANES];
     _Alignas(LINE) float near[KEYS];
     int16_t codes[ROWS * KEYS];
     float factors[ROWS];
     const size_t tiles = (rows + ROWS - 1) / ROWS, columns = (dim + TILE * LANES - 1) / (TILE * LANES);
+    const coded_values values = {v, rows > ROWS ? pairs : NULL, count, dim};
     take_scales(scales, count, near);
-    pair_values(v, count, dim, values);
+    if (rows > ROWS)
+        turn_pairs(&values, pairs);
     for (size_t row = 0; row < rows; row += ROWS) {
         const share ahead = share_of(next, row / ROWS, tiles, (count + 1) / 2 * columns);
         const size_t some = rows - row < ROWS ? rows - row : ROWS;
         float *to = acc + row * dim;
         for (size_t r = 0; r < some; r++)
             factors[r] = code_weights(weights + (row + r) * KEYS, near, codes + r * KEYS);
-        switch (some) {
-        case 1:
-            add_codes_rows(codes, factors, values, count, dim, to, ahead, 1);
-            break;
-        case 2:
-            add_codes_rows(codes, factors, values, count, dim, to, ahead, 2);
-            break;
-        case 3:
-            add_codes_rows(codes, factors, values, count, dim, to, ahead, 3);
-            break;
-        default:
-            add_codes_rows(codes, factors, values, count, dim, to, ahead, 4);
-        }
+        if (rows > ROWS && some == ROWS)
+            add_codes_rows(codes, factors, &values, to, ahead, ROWS, 1);
+        else if (some == 1)
+            add_codes_rows(codes, factors, &values, to, ahead, 1, 0);
+        else if (some == 2)
+            add_codes_rows(codes, factors, &values, to, ahead, 2, 0);
+        else if (some == 3)
+            add_codes_rows(codes, factors, &values, to, ahead, 3, 0);
+        else
+            add_codes_rows(codes, factors, &values, to, ahead, ROWS, 0);
     }
 }
