@@ -98,9 +98,10 @@ void fr_attention_take_query(const fr_attention *it, fr_attention_part *mine, si
     }
     fr_attention_prepare(it, position, it->q_norm, 1.0f, x, q);
     mine->scales[i] = it->path->encode(q, dim, codes) * it->scale;
-    mine->sums[i] = 0;
+    int32_t sum = 0;
     for (size_t d = 0; d < dim; d++)
-        mine->sums[i] += codes[d];
+        sum += codes[d];
+    mine->sums[i] = sum;
 }
 
 void fr_attention_score(const fr_attention *it, const fr_attention_part *mine, size_t first, size_t count,

@@ -18,10 +18,13 @@ INLINE vec floats_of(ints x) {
     return __builtin_convertvector(x, vec);
 }
 
-/* The scales of a block's rows, zero beyond `count`. */
-INLINE void take_scales(const float *scales, size_t count, float *out) {
-    memcpy(out, scales, count * sizeof(float));
-    memset(out + count, 0, (KEYS - count) * sizeof(float));
+/* The scales of a block's rows, zero beyond `count`: where they lie, or a copy. */
+INLINE const float *scales_at(const float *scales, size_t count, float *room) {
+    if (count == KEYS)
+        return scales;
+    memcpy(room, scales, count * sizeof(float));
+    memset(room + count, 0, (KEYS - count) * sizeof(float));
+    return room;
 }
 
 /* TILE vectors of keys by `rows` rows from number `row` on; `rows` is a constant where this is inlined. */
@@ -97,8 +100,8 @@ INLINE void score_codes_directly(const fr_attention_query *q, size_t dim, const 
 
 TARGET static void score_codes(const fr_attention_query *q, size_t rows, size_t dim, const int8_t *k,
                                const float *scales, size_t count, fr_attention_ahead next, float *scores) {
-    _Alignas(LINE) float turned[KEYS * FR_ATTENTION_MAX_DIM / FOUR], near[KEYS];
-    take_scales(scales, count, near);
+    _Alignas(LINE) float turned[KEYS * FR_ATTENTION_MAX_DIM / FOUR], room[KEYS];
+    const float *const near = scales_at(scales, count, room);
 #if LANES == 16
     if (rows <= 2 && dim % (FOUR * TURN_DIMS) == 0) {
         if (rows == 1)
@@ -223,12 +226,12 @@ INLINE void add_codes_rows(const int16_t *codes, const float *factors, const cod
 TARGET static void add_codes(const float *weights, size_t rows, const int8_t *v, const float *scales, size_t count,
                              size_t dim, fr_attention_ahead next, float *acc) {
     _Alignas(LINE) ints pairs[KEYS / 2 * FR_ATTENTION_MAX_DIM / LANES];
-    _Alignas(LINE) float near[KEYS];
+    _Alignas(LINE) float room[KEYS];
     int16_t codes[ROWS * KEYS];
     float factors[ROWS];
     const size_t tiles = (rows + ROWS - 1) / ROWS, columns = (dim + TILE * LANES - 1) / (TILE * LANES);
     const coded_values values = {v, rows > ROWS ? pairs : NULL, count, dim};
-    take_scales(scales, count, near);
+    const float *const near = scales_at(scales, count, room);
     if (rows > ROWS)
         turn_pairs(&values, pairs);
     for (size_t row = 0; row < rows; row += ROWS) {

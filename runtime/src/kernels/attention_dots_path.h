@@ -39,6 +39,11 @@ INLINE ints pair_of(const int8_t *v, const int8_t *other) {
     return (ints)_mm512_cvtepi8_epi16(_mm256_set_m128i(_mm_unpackhi_epi8(a, b), _mm_unpacklo_epi8(a, b)));
 }
 
+/* The low byte of each lane. */
+INLINE void store_bytes(ints x, int8_t *out) {
+    _mm_storeu_si128((__m128i *)out, _mm512_cvtepi32_epi8((__m512i)x));
+}
+
 /* The low half of each lane. */
 INLINE void store_words(ints x, int16_t *out) {
     _mm256_storeu_si256((__m256i *)out, _mm512_cvtepi32_epi16((__m512i)x));
@@ -77,6 +82,13 @@ INLINE ints dot_two(ints sums, ints values, ints weights) {
 INLINE ints pair_of(const int8_t *v, const int8_t *other) {
     const __m128i a = _mm_loadl_epi64((const __m128i *)v), b = _mm_loadl_epi64((const __m128i *)other);
     return (ints)_mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b));
+}
+
+INLINE void store_bytes(ints x, int8_t *out) {
+    const __m256i low = _mm256_set1_epi32(0x0C080400); /* the low bytes of four lanes */
+    const __m256i bytes = _mm256_shuffle_epi8((__m256i)x, low);
+    const __m128i all_bytes = _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
+    _mm_storel_epi64((__m128i *)out, all_bytes);
 }
 
 #else
@@ -118,6 +130,11 @@ INLINE ints pair_of(const int8_t *v, const int8_t *other) {
     for (size_t i = 0; i < LANES; i++)
         pairs[2 * i] = v[i], pairs[2 * i + 1] = other[i];
     return (ints)pairs;
+}
+
+INLINE void store_bytes(ints x, int8_t *out) {
+    for (size_t i = 0; i < LANES; i++)
+        out[i] = (int8_t)(x[i] & 0xFF);
 }
 
 #endif

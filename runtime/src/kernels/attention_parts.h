@@ -51,10 +51,10 @@ typedef struct fr_attention_part {
     size_t first, count; /* of r */
     fr_attention_row rows[FR_ATTENTION_ROWS];
     _Alignas(64) float q[FR_ATTENTION_ROWS * FR_ATTENTION_MAX_DIM];
+    _Alignas(64) float acc[FR_ATTENTION_ROWS * FR_ATTENTION_MAX_DIM];
     _Alignas(64) int8_t codes[FR_ATTENTION_ROWS * FR_ATTENTION_MAX_DIM]; /* of q, where caches are int8 */
     int32_t sums[FR_ATTENTION_ROWS];                                     /* of the codes */
     float scales[FR_ATTENTION_ROWS];
-    _Alignas(64) float acc[FR_ATTENTION_ROWS * FR_ATTENTION_MAX_DIM];
 } fr_attention_part;
 
 /* Keys or values: the cache rows at..at+count-1 of all heads' rows. */

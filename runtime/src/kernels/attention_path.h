@@ -7,8 +7,6 @@
 #include "attention_score_path.h"
 #include "attention_weigh_path.h"
 
-#include "attention_dots_path.h"
-
 #include "attention_codes_path.h"
 
 /* `vectors` vectors of the values of the keys from..to-1 by `rows` rows, both constants where this is inlined. */

@@ -2,6 +2,8 @@
  * attention_path.h, which says what is defined before. */
 #include "attention_vectors.h"
 
+#include "attention_dots_path.h"
+
 #include <math.h>
 
 enum { KEYS = FR_ATTENTION_KEYS, ROWS = 4 /* of a tile */, LINE = 64 /* bytes of a line of the cache */ };
@@ -41,11 +43,9 @@ TARGET static float encode(const float *x, size_t dim, int8_t *codes) {
     ints peaks = {0};
     for (size_t i = 0; i < dim; i += LANES) {
         ints bits = (ints)load(x + i) & size; /* floats without a sign are ordered as their bits are */
-        peaks = (ints)choose(bits > peaks, (vec)bits, (vec)peaks);
+        peaks = larger_ints(bits, peaks);
     }
-    int32_t bits = 0;
-    for (int lane = 0; lane < LANES; lane++)
-        bits = peaks[lane] > bits ? peaks[lane] : bits;
+    const int32_t bits = largest_int(peaks);
     float largest;
     memcpy(&largest, &bits, sizeof largest);
     if (bits >= not_finite || largest < tiny) {
@@ -53,11 +53,8 @@ TARGET static float encode(const float *x, size_t dim, int8_t *codes) {
         return bits < not_finite ? 0.0f : NAN;
     }
     const vec inverse = all(127.0f / largest), shift = all(0x1.8p23f); /* adding it rounds to an integer */
-    for (size_t i = 0; i < dim; i += LANES) {
-        const ints rounded = (ints)(load(x + i) * inverse + shift);
-        for (size_t lane = 0; lane < LANES; lane++)
-            codes[i + lane] = (int8_t)(rounded[lane] & 0xFF); /* which then stands in the low bits */
-    }
+    for (size_t i = 0; i < dim; i += LANES)
+        store_bytes((ints)(load(x + i) * inverse + shift), codes + i); /* it stands in the low bits then */
     return largest / 127.0f;
 }
 
