@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, get_args
 
 import ml_dtypes
@@ -136,8 +137,11 @@ _ROUNDINGS: Mapping[str, Rounding] = {"int8-static": _round_int8, "fp8": _round_
 _POINTS = 4
 """Points of a bin at which the error is taken: int8's step is as wide as the top bins, one point would alias."""
 _SEARCHED_OCTAVES = 8
+_SEARCHES = 4096
+"""Remembered ones: more than a large pair has layers."""
 
 
+@lru_cache(maxsize=_SEARCHES)  # both graphs ask, and schemes that round alike
 def _least_error(statistics: LayerStatistics, rounding: Rounding) -> float:
     """Try `absmax` and every bin edge down to absmax / 256; the largest of equally good ranges is taken.
 
