@@ -102,8 +102,8 @@ typedef struct forerun_facts {
     int32_t threads;      /* as used */
     int32_t has_costs;    /* 1 once forerun_set_costs gave them; 0: nothing is planned, every draft is verified */
     /* Prompt lookup (Saxena 2023): where the last lookup_match tokens of the text (prompt and committed tokens) stood
-     * in it before, the up to lookup_len tokens that followed them may be a round's draft in place of the drafter's. 0,
-     * 0 = the bundle has none. */
+     * in it before, the up to lookup_len tokens that followed them may be a round's draft in place of the drafter's.
+     * Both 0 = the bundle has none. */
     int64_t lookup_len, lookup_match;
 } forerun_facts;
 
@@ -142,7 +142,7 @@ typedef struct forerun_graphs {
 typedef enum forerun_decoding {
     FORERUN_SPECULATIVE = 0, /* verify drafts; with costs only as many as pay, and none where none do */
     FORERUN_PLAIN = 1,       /* one token a round through the target's own graph; nothing of the drafter runs */
-    FORERUN_PADDED = 2 /* the fused graph as wide as for draft_len tokens, none of them a draft: off, its kernels */
+    FORERUN_PADDED = 2       /* the fused graph as wide as draft_len drafts need, none verified: off, same kernels */
 } forerun_decoding;
 
 typedef struct forerun_request {
@@ -151,9 +151,10 @@ typedef struct forerun_request {
     float temperature;      /* 0 = greedy (lowest id wins a tie); else finite and > 0 */
     uint64_t seed;          /* same seed, same bundle, same decoding, same machine: same tokens */
     forerun_decoding decoding;
-    int64_t draft_len; /* most of the drafter's tokens to verify a round, 1 .. facts.draft_len; 0 = facts.draft_len; for
-                        * padded rounds, which have this width alone, 1 .. the larger of it and facts.lookup_len */
-    /* 1 = verify draft_len tokens in every round, or whatever was looked up; 0 = what pays best, where costs are known.
+    /* Most of the drafter's tokens to verify a round, 1 .. facts.draft_len; 0 = facts.draft_len. Padded rounds verify
+     * none and are as wide as so many need: 1 .. the larger of facts.draft_len and facts.lookup_len. */
+    int64_t draft_len;
+    /* 1 = verify draft_len tokens in every round, or all that is looked up; 0 = what pays best, where costs are known.
      */
     int32_t fixed_plan;
     int32_t drafter_only; /* 1 = no prompt lookup; 0 = where the bundle has it */

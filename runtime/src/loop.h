@@ -12,7 +12,7 @@
 typedef struct fr_loop {
     fr_backend *backend;
     const fr_model *model;
-    forerun_request request; /* draft_len resolved: 1 .. K, or 0 where nothing is verified */
+    forerun_request request; /* draft_len resolved; 0 in plain decoding */
     int64_t *tokens;         /* [capacity] the prompt, then what was committed */
     int64_t n_prompt;
     int64_t *committed; /* [M + 1] what the last round reported */
