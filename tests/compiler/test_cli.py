@@ -291,7 +291,7 @@ def test_bench_json(capsys: pytest.CaptureFixture[str], table: TableBundle) -> N
     assert list(found["plain"]) == ["tokens_per_s", "round_us"]
     assert list(found["speculative"]) == [
         *("tokens_per_s", "acceptance_length", "acceptance_per_position", "verified_width", "plain_share"),
-        *("round_us", "session_us", "loop_us"),
+        *("looked_up_share", "looked_up_accepted", "round_us", "session_us", "loop_us"),
     ]
     assert list(found["verify_cost_us"]) == ["2", "3", "4", "5"]
     assert found["planning"] is True
