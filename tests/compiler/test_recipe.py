@@ -360,7 +360,7 @@ def test_the_recipe_of_a_pair_that_is_made_first(tmp_path: Path) -> None:
         (tmp_path / made / part).mkdir(parents=True)
         (tmp_path / made / part / "config.json").touch()
     precision = load_recipe(path).precision
-    assert replace(precision, overrides=()) == Precision("int4", "int4", "int8", "int8")
+    assert replace(precision, overrides=()) == Precision("int4", "int4", "int8", "int8", cache="int8")
     assert {override.scheme for override in precision.overrides} == {"int8"}
     assert load_recipe(path).prompt_lookup == PromptLookup(15, 4)
 
