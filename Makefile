@@ -7,11 +7,12 @@ SOURCES := $(shell find compiler runtime -type f -not -name '*.so' -not -path '*
 
 .PHONY: demo engines test check lint sanitize format clean
 
-# Builds the demo bundle, streams one continuation, and compares with plain decoding on held-out prompts.
+# Builds the demo bundle, compares with plain decoding on held-out prompts, by which this machine's rounds are planned
+# from then on, and streams one continuation.
 demo: $(VENV)/.installed
 	$(BIN)/build-engine build recipes/demo.yaml -o artifacts/demo
+	$(BIN)/build-engine bench artifacts/demo --save
 	$(BIN)/build-engine run artifacts/demo --compare --prompt - < recipes/demo/prompt.txt
-	$(BIN)/build-engine bench artifacts/demo
 
 # Builds engines for NVIDIA GPUs without one: the demo's, and the round of a target with the sizes of Qwen3-0.6B.
 engines: $(VENV)/.installed

@@ -23,10 +23,12 @@ PRODUCTS = frozenset(
     {"MatMul", "Gemm", "FusedMatMul", "MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat"}
     | {"DynamicQuantizeMatMul", "QLinearMatMul", *GATED_OF, *_PLAIN_OF}
 )
-ATTENTION = frozenset({"CachedAttention", "BlockAttention", "GroupQueryAttention", "TensorScatter"})
+ATTENTION = frozenset({"CachedAttention", "CachedAttentionInt8", "BlockAttention", "BlockAttentionInt8"})
+ATTENTION |= {"GroupQueryAttention", "TensorScatter"}
 """With the writes of caches, which the library's kernel does not do for a drafter's block."""
 IN_PLACE = {"CachedAttention": {1: 1, 2: 2}, "BlockAttention": {1: 3, 2: 4}, "GroupQueryAttention": {1: 3, 2: 4}}
 IN_PLACE |= {"TensorScatter": {0: 0}}
+IN_PLACE |= {"CachedAttentionInt8": {1: 1, 2: 2, 3: 3, 4: 4}, "BlockAttentionInt8": {1: 3, 2: 4, 3: 5, 4: 6}}
 """By op: which output is written into the buffer of which input."""
 
 _OF_A_PRODUCT = 3

@@ -33,7 +33,7 @@ from forerun_compiler.ort_session import open_session
 from forerun_compiler.progress import StageProgress
 
 PROFILED_RUNS = 10
-_NAMES = {"float32": "float", "int64": "int64"}
+_NAMES = {"float32": "float", "int64": "int64", "int8": "int8"}
 
 
 @dataclass(frozen=True)
