@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import onnx_ir as ir
 
@@ -56,12 +57,14 @@ def round_layers(
         return {}
     found: dict[tuple[str, str], RoundedLayer] = {}
     for moments in second_moments(model, facts, texts, {owner for _, owner in needed}, on_progress):
-        for done, (owner, moment) in enumerate(moments.items()):
-            on_progress(STAGE, done, len(moments))
-            for scheme in INT4_GROUPS:
-                if (scheme, owner) in needed:
-                    found[scheme, owner] = _round(owner, read[owner], moment, INT4_GROUPS[scheme])
-        del moments  # before the next are read
+        here = [(scheme, owner) for owner in moments for scheme in INT4_GROUPS if (scheme, owner) in needed]
+        jobs = [(owner, read[owner], moments[owner], INT4_GROUPS[scheme]) for scheme, owner in here]
+        # Two layers at once on every machine: steps that cannot be spread over threads fill each other's gaps.
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            for done, (key, rounded) in enumerate(zip(here, pool.map(_round, *zip(*jobs, strict=True)), strict=True)):
+                on_progress(STAGE, done, len(here))
+                found[key] = rounded
+        del moments, jobs  # before the next are read
     by_layer = {(scheme, layer): found.get((scheme, owners[read[layer]])) for scheme, layer in wanted}
     return {key: rounded for key, rounded in by_layer.items() if rounded is not None}
 
