@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What the installed package is made of: a change here reinstalls it.
 SOURCES := $(shell find compiler runtime -type f -not -name '*.so' -not -path '*__pycache__*') CMakeLists.txt pyproject.toml
 
-.PHONY: demo engines test check lint sanitize format clean
+.PHONY: demo engines demo-engines random-engines test check lint sanitize format clean
 
 # Builds the demo bundle, compares with plain decoding on held-out prompts, by which this machine's rounds are planned
 # from then on, and streams one continuation.
@@ -15,9 +15,15 @@ demo: $(VENV)/.installed
 	$(BIN)/build-engine run artifacts/demo --compare --prompt - < recipes/demo/prompt.txt
 
 # Builds engines for NVIDIA GPUs without one: the demo's, and the round of a target with the sizes of Qwen3-0.6B.
+# One build keeps one core busy, so both run at once.
 engines: $(VENV)/.installed
+	$(MAKE) --jobs=2 --output-sync=target demo-engines random-engines
+
+demo-engines: $(VENV)/.installed
 	$(BIN)/build-engine build recipes/demo-tensorrt.yaml -o artifacts/demo-tensorrt
 	$(BIN)/build-engine inspect artifacts/demo-tensorrt --check
+
+random-engines: $(VENV)/.installed
 	$(BIN)/python benchmarks/tensorrt_builds.py --size qwen3-0.6b --graph round --precision float16
 
 test: $(VENV)/.installed
