@@ -165,6 +165,9 @@ static forerun_status make_options(onnxruntime *self, int32_t threads, forerun_e
     TRY(check(self, api->SetSessionGraphOptimizationLevel(self->options, ORT_ENABLE_ALL), "session options", error));
     TRY(check(self, fr_custom_ops_add(api, self->options, &self->operators), "our operators", error));
     TRY(check(self, api->SetIntraOpNumThreads(self->options, threads), "threads", error));
+    /* Each graph has threads of its own. They wait for work within a run by spinning; between runs they would take the
+     * processors of the other graph's for some ten milliseconds. */
+    TRY(check(self, api->AddSessionConfigEntry(self->options, "session.force_spinning_stop", "1"), "threads", error));
     return check(self, api->SetInterOpNumThreads(self->options, 1), "threads", error);
 }
 
