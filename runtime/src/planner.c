@@ -88,23 +88,28 @@ static const float *survival(fr_planner *self, size_t n) {
     return self->survival;
 }
 
-size_t fr_planner_drafts(fr_planner *self, const float *confidence, size_t most, bool sampling) {
-    use_rates(self);
-    if (!self->confident)
-        return best_plan(survival(self, most), self->round, 0, most).n_draft;
-    for (size_t i = 0; i < most; i++) {
-        self->chance[i] = calibrated(self, confidence[i]);
-        if (sampling && best_plan(survival(self, most), self->round, i, most).n_draft == i)
-            return i;
-    }
-    return sampling ? most : best_plan(survival(self, most), self->round, 0, most).n_draft;
-}
-
-double fr_planner_rate(fr_planner *self, const float *confidence, size_t most, bool sampling) {
+/* What the drafter's draft promises, by its confidences where these may be used, else by earlier rounds. */
+static fr_plan draft_plan(fr_planner *self, const float *confidence, size_t most, bool sampling) {
     use_rates(self);
     for (size_t i = 0; self->confident && !sampling && i < most; i++)
         self->chance[i] = calibrated(self, confidence[i]);
-    return best_plan(survival(self, most), self->round, 0, most).rate;
+    return best_plan(survival(self, most), self->round, 0, most);
+}
+
+size_t fr_planner_drafts(fr_planner *self, const float *confidence, size_t most, bool sampling) {
+    if (!self->confident || !sampling)
+        return draft_plan(self, confidence, most, sampling).n_draft;
+    use_rates(self);
+    for (size_t i = 0; i < most; i++) {
+        self->chance[i] = calibrated(self, confidence[i]);
+        if (best_plan(survival(self, most), self->round, i, most).n_draft == i)
+            return i;
+    }
+    return most;
+}
+
+double fr_planner_rate(fr_planner *self, const float *confidence, size_t most, bool sampling) {
+    return draft_plan(self, confidence, most, sampling).rate;
 }
 
 double fr_planner_plain_rate(const fr_planner *self) {
