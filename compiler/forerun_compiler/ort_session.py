@@ -28,6 +28,7 @@ def open_session(file: Path, threads: int, graph: bytes | None = None) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # or its threads slow down other sessions
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(file.parent.absolute())
     )
