@@ -43,12 +43,13 @@ typedef struct key_block {
     size_t at, keys, start, next, next_keys;
 } key_block;
 
-/* What a row sees of a block; false where that is nothing. */
-static int see(const fr_attention *it, const key_block *block, size_t token, fr_attention_row *row) {
+/* What row number i of the part sees of a block; false where that is nothing. */
+static int see(const fr_attention *it, fr_attention_part *mine, const key_block *block, size_t i) {
+    const size_t token = (mine->first + i) / fr_attention_group(it);
     size_t from = fr_larger(fr_attention_first_key(it, fr_attention_position(it, token)), block->start);
     size_t to = fr_smaller(last_key(it, token), block->start + block->keys);
     if (from < to)
-        row->from = from - block->start, row->to = to - block->start;
+        mine->from[i] = (int32_t)(from - block->start), mine->to[i] = (int32_t)(to - block->start);
     return from < to;
 }
 
@@ -57,34 +58,77 @@ static fr_attention_ahead ahead(const fr_attention *it, const fr_attention_cache
     return (fr_attention_ahead){(const char *)cache->rows + at * size, (count * size + LINE - 1) / LINE};
 }
 
-/* Adds the values of a block to the sums of `count` rows. */
-static void add_values(const fr_attention *it, const float *weights, const fr_attention_row *rows, size_t count,
-                       fr_attention_span values, fr_attention_ahead next, float *acc) {
-    const size_t at = values.at * it->dim;
+/* All steps of a block of codes in one, for many rows. */
+static void attend_codes(const fr_attention *it, fr_attention_part *mine, const key_block *block, size_t first,
+                         size_t count) {
+    const size_t at = block->at * it->dim;
+    const fr_attention_query q = {mine->codes + first * it->dim, mine->sums + first, mine->scales + first,
+                                  mine->turned + first};
+    const fr_attention_codes codes = {.k = (const int8_t *)it->k.rows + at,
+                                      .v = (const int8_t *)it->v.rows + at,
+                                      .k_scales = it->k.scales + block->at,
+                                      .v_scales = it->v.scales + block->at,
+                                      .count = block->keys,
+                                      .dim = it->dim,
+                                      .values = ahead(it, &it->v, block->at, block->keys),
+                                      .next = ahead(it, &it->k, block->next, block->next_keys)};
+    it->path->attend_codes(&q, fr_attention_rows_of(mine, first), count, &codes, it->softcap,
+                           mine->acc + first * it->dim);
+}
+
+/* The same step by step; the values are fetched while the scores are computed, and the next keys while the values are
+ * added. */
+static void attend_steps(const fr_attention *it, fr_attention_part *mine, const key_block *block, size_t first,
+                         size_t count) {
+    _Alignas(64) float scores[FR_ATTENTION_ROWS * FR_ATTENTION_KEYS];
+    const fr_attention_span span = {block->at, block->keys};
+    const fr_attention_rows rows = fr_attention_rows_of(mine, first);
+    const fr_attention_ahead next = ahead(it, &it->k, block->next, block->next_keys);
+    const size_t at = block->at * it->dim;
+    float *acc = mine->acc + first * it->dim;
+    fr_attention_score(it, mine, first, count, span, ahead(it, &it->v, block->at, block->keys), scores);
+    it->path->weigh(scores, rows, count, it->softcap, acc, it->dim);
     if (it->v.scales == NULL)
-        it->path->add(weights, rows, count, (const float *)it->v.rows + at, it->dim, next, acc);
+        it->path->add(scores, rows, count, (const float *)it->v.rows + at, it->dim, next, acc);
     else
-        it->path->add_codes(weights, count, (const int8_t *)it->v.rows + at, it->v.scales + values.at, values.count,
+        it->path->add_codes(scores, count, (const int8_t *)it->v.rows + at, it->v.scales + block->at, block->keys,
                             it->dim, next, acc);
 }
 
-/* The part's rows over one block: the values are fetched while the scores are computed, and the next keys while the
- * values are added. Rows that see something of it are one run of rows, but for a tree with a window. */
+static int in_lanes(const fr_attention *it, const fr_attention_part *mine) {
+    return it->k.scales != NULL && mine->count >= it->path->many;
+}
+
+static void attend_rows(const fr_attention *it, fr_attention_part *mine, const key_block *block, size_t first,
+                        size_t count) {
+    if (in_lanes(it, mine))
+        attend_codes(it, mine, block, first, count);
+    else
+        attend_steps(it, mine, block, first, count);
+}
+
+/* Whether all rows see the whole block, where that is soon said: most blocks of a long text are such. */
+static int all_see(const fr_attention *it, fr_attention_part *mine, const key_block *block) {
+    if (it->window > 0 || block->keys < FR_ATTENTION_KEYS ||
+        last_key(it, mine->first / fr_attention_group(it)) < block->start + FR_ATTENTION_KEYS)
+        return 0;
+    for (size_t i = 0; i < mine->count; i++)
+        mine->from[i] = 0, mine->to[i] = FR_ATTENTION_KEYS;
+    return 1;
+}
+
+/* The part's rows over one block. Rows that see something of it are one run of rows, but for a tree with a window. */
 static void attend_block(const fr_attention *it, fr_attention_part *mine, const key_block *block) {
-    _Alignas(64) float scores[FR_ATTENTION_ROWS * FR_ATTENTION_KEYS];
-    const fr_attention_span span = {block->at, block->keys};
-    const size_t group = fr_attention_group(it);
+    if (all_see(it, mine, block)) {
+        attend_rows(it, mine, block, 0, mine->count);
+        return;
+    }
     for (size_t i = 0; i < mine->count; i++) {
         size_t first = i;
-        while (i < mine->count && see(it, block, (mine->first + i) / group, &mine->rows[i]))
+        while (i < mine->count && see(it, mine, block, i))
             i++;
-        if (first == i)
-            continue;
-        const size_t count = i - first;
-        float *acc = mine->acc + first * it->dim;
-        fr_attention_score(it, mine, first, count, span, ahead(it, &it->v, block->at, block->keys), scores);
-        it->path->weigh(scores, mine->rows + first, count, it->softcap, acc, it->dim);
-        add_values(it, scores, mine->rows + first, count, span, ahead(it, &it->k, block->next, block->next_keys), acc);
+        if (first < i)
+            attend_rows(it, mine, block, first, i - first);
     }
 }
 
@@ -105,6 +149,14 @@ static void attend_blocks(const fr_attention *it, fr_attention_part *mine, size_
     }
 }
 
+/* The state of rows that have seen nothing, and of the lanes beyond them where these compute too. */
+static void begin(const fr_attention *it, fr_attention_part *mine) {
+    const size_t rows = in_lanes(it, mine) ? FR_ATTENTION_KEYS : mine->count;
+    for (size_t i = 0; i < rows; i++)
+        mine->largest[i] = -INFINITY, mine->sum[i] = 0.0f, mine->scales[i] = 0.0f, mine->sums[i] = 0;
+    memset(mine->acc, 0, mine->count * it->dim * sizeof(float));
+}
+
 void fr_attention_attend(const fr_attention *it, size_t part) {
     size_t blocks = blocks_of(it), head = part / blocks, group = fr_attention_group(it), dim = it->dim;
     fr_attention_part mine;
@@ -112,17 +164,17 @@ void fr_attention_attend(const fr_attention *it, size_t part) {
     mine.count = fr_smaller(FR_ATTENTION_ROWS, it->rows * group - mine.first);
     if (blocks == 1)
         fr_attention_write(it, head);
-    for (size_t i = 0; i < mine.count; i++) {
+    begin(it, &mine);
+    for (size_t i = 0; i < mine.count; i++)
         fr_attention_take_query(it, &mine, i, head);
-        mine.rows[i] = (fr_attention_row){.largest = -INFINITY};
-        memset(mine.acc + i * dim, 0, dim * sizeof(float));
-    }
+    if (in_lanes(it, &mine))
+        it->path->turn_codes(mine.codes, mine.count, dim, mine.turned);
     attend_blocks(it, &mine, head);
     if (it->nodes > 0)
         fr_attention_attend_tail(it, &mine, head);
     for (size_t i = 0; i < mine.count; i++) {
         size_t r = mine.first + i;
-        it->path->finish(mine.acc + i * dim, mine.rows[i].sum, dim,
+        it->path->finish(mine.acc + i * dim, mine.sum[i], dim,
                          it->out + (r / group * it->heads + head * group + r % group) * dim);
     }
 }

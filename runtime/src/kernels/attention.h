@@ -61,11 +61,16 @@ typedef struct fr_attention_turn {
     float factor; /* multiplied at the end */
 } fr_attention_turn;
 
-/* The running softmax of one query row. */
-typedef struct fr_attention_row {
-    float largest, sum;
-    size_t from, to; /* the keys of the block that it sees, from < to <= 64 */
-} fr_attention_row;
+/* The running softmax of query rows. */
+typedef struct fr_attention_rows {
+    float *largest, *sum; /* [rows] */
+    int32_t *from, *to;   /* [rows] the keys of the block that each sees, from < to <= 64 */
+} fr_attention_rows;
+
+/* Those from number `row` on. */
+static inline fr_attention_rows fr_attention_rows_from(fr_attention_rows it, size_t row) {
+    return (fr_attention_rows){it.largest + row, it.sum + row, it.from + row, it.to + row};
+}
 
 /* Lines of memory that will be read next, which a step fetches while it computes. */
 typedef struct fr_attention_ahead {
@@ -75,18 +80,27 @@ typedef struct fr_attention_ahead {
 
 /* Query rows as codes. */
 typedef struct fr_attention_query {
-    const int8_t *codes; /* [rows][dim] */
-    const int32_t *sums; /* [rows] of the codes */
-    const float *scales; /* [rows] */
+    const int8_t *codes;   /* [rows][dim] */
+    const int32_t *sums;   /* [rows] of the codes */
+    const float *scales;   /* [rows] */
+    const int32_t *turned; /* [dim / 4][64] */
 } fr_attention_query;
+
+/* A block of keys and values as codes. */
+typedef struct fr_attention_codes {
+    const int8_t *k, *v;              /* [count][dim] */
+    const float *k_scales, *v_scales; /* [count] */
+    size_t count, dim;
+    fr_attention_ahead values, next; /* fetched while scores are computed, and while values are added */
+} fr_attention_codes;
 
 /* One way to compute the steps. */
 typedef struct fr_attention_path {
     const char *name;
     int (*usable)(void);
     void (*prepare)(const fr_attention_turn *turn, size_t dim, const float *restrict x, float *restrict y);
-    /* Row x [dim] to codes; returns its scale. */
-    float (*encode)(const float *x, size_t dim, int8_t *codes);
+    /* Row x [dim] to codes and their sum; returns its scale. */
+    float (*encode)(const float *x, size_t dim, int8_t *codes, int32_t *sum);
     /* q [rows][dim] by keys k [count][dim] -> scores [rows][64], at least the first `count` of each row. */
     void (*score)(const float *q, size_t rows, size_t dim, const float *k, size_t count, fr_attention_ahead next,
                   float *scores);
@@ -95,13 +109,19 @@ typedef struct fr_attention_path {
                         size_t count, fr_attention_ahead next, float *scores);
     /* Scores [count][64] become weights, zero where the row does not see; corrects the rows' sums and acc [count][dim].
      */
-    void (*weigh)(float *scores, fr_attention_row *rows, size_t count, float softcap, float *acc, size_t dim);
+    void (*weigh)(float *scores, fr_attention_rows rows, size_t count, float softcap, float *acc, size_t dim);
     /* acc [count][dim] += weights [count][64] by the values v [64][dim] of the keys that each row sees. */
-    void (*add)(const float *weights, const fr_attention_row *rows, size_t count, const float *v, size_t dim,
+    void (*add)(const float *weights, fr_attention_rows rows, size_t count, const float *v, size_t dim,
                 fr_attention_ahead next, float *acc);
     /* acc [rows][dim] += weights [rows][64] by codes v [count][dim] with `scales` [count]. */
     void (*add_codes)(const float *weights, size_t rows, const int8_t *v, const float *scales, size_t count, size_t dim,
                       fr_attention_ahead next, float *acc);
+    /* score_codes(), weigh() and add_codes() in one, which is faster from `many` rows on. Of `q` it takes `turned`, of
+     * `rows` and of what `q` has for each row it reads up to 64 from the first on, and changes nothing beyond count. */
+    void (*attend_codes)(const fr_attention_query *q, fr_attention_rows rows, size_t count,
+                         const fr_attention_codes *block, float softcap, float *acc);
+    void (*turn_codes)(const int8_t *codes, size_t rows, size_t dim, int32_t *turned);
+    size_t many;
     /* out [dim] = acc / sum. */
     void (*finish)(const float *acc, float sum, size_t dim, float *out);
 } fr_attention_path;

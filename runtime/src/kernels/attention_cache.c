@@ -67,10 +67,11 @@ static void write_row(const fr_attention *it, size_t at, size_t position, const 
         memcpy((float *)it->v.rows + at * it->dim, v, it->dim * sizeof(float));
         return;
     }
+    int32_t sum;
     float key[FR_ATTENTION_MAX_DIM];
     fr_attention_prepare(it, position, it->k_norm, 1.0f, k, key);
-    it->k.scales[at] = it->path->encode(key, it->dim, (int8_t *)it->k.rows + at * it->dim);
-    it->v.scales[at] = it->path->encode(v, it->dim, (int8_t *)it->v.rows + at * it->dim);
+    it->k.scales[at] = it->path->encode(key, it->dim, (int8_t *)it->k.rows + at * it->dim, &sum);
+    it->v.scales[at] = it->path->encode(v, it->dim, (int8_t *)it->v.rows + at * it->dim, &sum);
 }
 
 void fr_attention_write(const fr_attention *it, size_t part) {
@@ -97,11 +98,7 @@ void fr_attention_take_query(const fr_attention *it, fr_attention_part *mine, si
         return;
     }
     fr_attention_prepare(it, position, it->q_norm, 1.0f, x, q);
-    mine->scales[i] = it->path->encode(q, dim, codes) * it->scale;
-    int32_t sum = 0;
-    for (size_t d = 0; d < dim; d++)
-        sum += codes[d];
-    mine->sums[i] = sum;
+    mine->scales[i] = it->path->encode(q, dim, codes, &mine->sums[i]) * it->scale;
 }
 
 void fr_attention_score(const fr_attention *it, const fr_attention_part *mine, size_t first, size_t count,
@@ -111,7 +108,7 @@ void fr_attention_score(const fr_attention *it, const fr_attention_part *mine, s
         it->path->score(mine->q + from, count, dim, (const float *)it->k.rows + at, keys.count, next, scores);
         return;
     }
-    const fr_attention_query q = {mine->codes + from, mine->sums + first, mine->scales + first};
+    const fr_attention_query q = {mine->codes + from, mine->sums + first, mine->scales + first, NULL};
     it->path->score_codes(&q, count, dim, (const int8_t *)it->k.rows + at, it->k.scales + keys.at, keys.count, next,
                           scores);
 }

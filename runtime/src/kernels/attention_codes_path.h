@@ -182,13 +182,22 @@ INLINE void turn_pairs(const coded_values *v, ints *pairs) {
             *pairs++ = pair_at(v, key, d);
 }
 
-/* `vectors` vectors of values by `rows` rows; both, and whether the pairs were made before, are constants where this is
- * inlined. */
-INLINE void add_codes_tile(const int16_t *codes, const float *factors, const coded_values *v, size_t d, float *acc,
-                           share *ahead, size_t rows, size_t vectors, int made) {
+/* Rows' weights as codes: the two of row r for the keys 2 i and 2 i + 1 lie at codes + r * row + i * pair, in bytes. */
+typedef struct coded_weights {
+    const void *codes;
+    size_t row, pair;
+    const float *factors;     /* [rows] that the sums are multiplied by */
+    const float *corrections; /* [rows] that acc is multiplied by before, or NULL */
+} coded_weights;
+
+/* `vectors` vectors of values by `rows` rows; both, whether the pairs were made before and whether there are
+ * corrections, are constants where this is inlined. */
+INLINE void add_codes_tile(const coded_weights *w, const coded_values *v, size_t d, float *acc, share *ahead,
+                           size_t rows, size_t vectors, int made) {
     ints sums[ROWS][TILE] = {{{0}}};
     const ints *pairs = made ? v->pairs + d / LANES : NULL;
-    for (size_t key = 0; key < v->count; key += 2) {
+    const char *codes = w->codes;
+    for (size_t key = 0; key < v->count; key += 2, codes += w->pair) {
         ints values[TILE];
 #pragma GCC unroll 4
         for (size_t i = 0; i < vectors; i++)
@@ -198,7 +207,7 @@ INLINE void add_codes_tile(const int16_t *codes, const float *factors, const cod
 #pragma GCC unroll 4
         for (size_t r = 0; r < rows; r++) {
             int32_t two;
-            memcpy(&two, codes + r * KEYS + key, sizeof two);
+            memcpy(&two, codes + r * w->row, sizeof two);
             const ints weights = (ints){0} + two;
 #pragma GCC unroll 4
             for (size_t i = 0; i < vectors; i++)
@@ -210,17 +219,18 @@ INLINE void add_codes_tile(const int16_t *codes, const float *factors, const cod
 #pragma GCC unroll 4
         for (size_t i = 0; i < vectors; i++) {
             float *to = acc + r * v->dim + d + i * LANES;
-            store(to, MADD(floats_of(sums[r][i]), all(factors[r]), load(to)));
+            const vec before = w->corrections != NULL ? load(to) * all(w->corrections[r]) : load(to);
+            store(to, MADD(floats_of(sums[r][i]), all(w->factors[r]), before));
         }
 }
 
-INLINE void add_codes_rows(const int16_t *codes, const float *factors, const coded_values *v, float *acc, share ahead,
-                           size_t rows, int made) {
+INLINE void add_codes_rows(const coded_weights *w, const coded_values *v, float *acc, share ahead, size_t rows,
+                           int made) {
     size_t d = 0;
     for (; d + TILE * LANES <= v->dim; d += TILE * LANES)
-        add_codes_tile(codes, factors, v, d, acc, &ahead, rows, TILE, made);
+        add_codes_tile(w, v, d, acc, &ahead, rows, TILE, made);
     for (; d < v->dim; d += LANES)
-        add_codes_tile(codes, factors, v, d, acc, &ahead, rows, 1, made);
+        add_codes_tile(w, v, d, acc, &ahead, rows, 1, made);
 }
 
 TARGET static void add_codes(const float *weights, size_t rows, const int8_t *v, const float *scales, size_t count,
@@ -231,6 +241,7 @@ TARGET static void add_codes(const float *weights, size_t rows, const int8_t *v,
     float factors[ROWS];
     const size_t tiles = (rows + ROWS - 1) / ROWS, columns = (dim + TILE * LANES - 1) / (TILE * LANES);
     const coded_values values = {v, rows > ROWS ? pairs : NULL, count, dim};
+    const coded_weights coded = {codes, KEYS * sizeof *codes, 2 * sizeof *codes, factors, NULL};
     const float *const near = scales_at(scales, count, room);
     if (rows > ROWS)
         turn_pairs(&values, pairs);
@@ -241,14 +252,14 @@ TARGET static void add_codes(const float *weights, size_t rows, const int8_t *v,
         for (size_t r = 0; r < some; r++)
             factors[r] = code_weights(weights + (row + r) * KEYS, near, codes + r * KEYS);
         if (rows > ROWS && some == ROWS)
-            add_codes_rows(codes, factors, &values, to, ahead, ROWS, 1);
+            add_codes_rows(&coded, &values, to, ahead, ROWS, 1);
         else if (some == 1)
-            add_codes_rows(codes, factors, &values, to, ahead, 1, 0);
+            add_codes_rows(&coded, &values, to, ahead, 1, 0);
         else if (some == 2)
-            add_codes_rows(codes, factors, &values, to, ahead, 2, 0);
+            add_codes_rows(&coded, &values, to, ahead, 2, 0);
         else if (some == 3)
-            add_codes_rows(codes, factors, &values, to, ahead, 3, 0);
+            add_codes_rows(&coded, &values, to, ahead, 3, 0);
         else
-            add_codes_rows(codes, factors, &values, to, ahead, ROWS, 0);
+            add_codes_rows(&coded, &values, to, ahead, ROWS, 0);
     }
 }

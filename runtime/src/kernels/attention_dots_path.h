@@ -35,8 +35,9 @@ INLINE ints dot_two(ints sums, ints values, ints weights) {
 
 /* LANES dims of two keys' values, as pairs of int16. */
 INLINE ints pair_of(const int8_t *v, const int8_t *other) {
-    const __m128i a = _mm_loadu_si128((const __m128i *)v), b = _mm_loadu_si128((const __m128i *)other);
-    return (ints)_mm512_cvtepi8_epi16(_mm256_set_m128i(_mm_unpackhi_epi8(a, b), _mm_unpacklo_epi8(a, b)));
+    const __m512i low = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)v));
+    const __m512i high = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)other));
+    return (ints)_mm512_mask_blend_epi16(0xAAAAAAAA, low, _mm512_slli_epi32(high, 16));
 }
 
 /* The low byte of each lane. */
@@ -55,6 +56,10 @@ INLINE ints larger_ints(ints a, ints b) {
 
 INLINE int32_t largest_int(ints x) {
     return _mm512_reduce_max_epi32((__m512i)x);
+}
+
+INLINE int32_t total_of_ints(ints x) {
+    return _mm512_reduce_add_epi32((__m512i)x);
 }
 
 #else
@@ -153,6 +158,13 @@ INLINE int32_t largest_int(ints x) {
     int32_t found = x[0];
     for (size_t i = 1; i < LANES; i++)
         found = x[i] > found ? x[i] : found;
+    return found;
+}
+
+INLINE int32_t total_of_ints(ints x) {
+    int32_t found = 0;
+    for (size_t i = 0; i < LANES; i++)
+        found += x[i];
     return found;
 }
 

@@ -46,16 +46,25 @@ static inline const float *fr_attention_head(const fr_attention *it, size_t row,
 void fr_attention_prepare(const fr_attention *it, size_t position, const float *norm, float factor, const float *x,
                           float *y);
 
-/* The query rows of one part and their state, rows[] in the order of r. A vector of 64 bytes lies in one line. */
+/* The query rows of one part and their state, in the order of r. A vector of 64 bytes lies in one line; where there is
+ * one value for each row, as much is readable behind the last row as a vector may hold. */
 typedef struct fr_attention_part {
     size_t first, count; /* of r */
-    fr_attention_row rows[FR_ATTENTION_ROWS];
+    _Alignas(64) float largest[FR_ATTENTION_KEYS];
+    float sum[FR_ATTENTION_KEYS];
+    int32_t from[FR_ATTENTION_KEYS], to[FR_ATTENTION_KEYS];
+    int32_t sums[FR_ATTENTION_KEYS]; /* of the codes */
+    float scales[FR_ATTENTION_KEYS]; /* of the codes */
     _Alignas(64) float q[FR_ATTENTION_ROWS * FR_ATTENTION_MAX_DIM];
     _Alignas(64) float acc[FR_ATTENTION_ROWS * FR_ATTENTION_MAX_DIM];
     _Alignas(64) int8_t codes[FR_ATTENTION_ROWS * FR_ATTENTION_MAX_DIM]; /* of q, where caches are int8 */
-    int32_t sums[FR_ATTENTION_ROWS];                                     /* of the codes */
-    float scales[FR_ATTENTION_ROWS];
+    _Alignas(64) int32_t turned[FR_ATTENTION_MAX_DIM / 4 * FR_ATTENTION_KEYS];
 } fr_attention_part;
+
+/* The state of the rows from number i of the part on. */
+static inline fr_attention_rows fr_attention_rows_of(fr_attention_part *mine, size_t i) {
+    return (fr_attention_rows){mine->largest + i, mine->sum + i, mine->from + i, mine->to + i};
+}
 
 /* Keys or values: the cache rows at..at+count-1 of all heads' rows. */
 typedef struct fr_attention_span {

@@ -8,17 +8,18 @@
 #include "attention_weigh_path.h"
 
 #include "attention_codes_path.h"
+#include "attention_lanes_path.h"
 
 /* `vectors` vectors of the values of the keys from..to-1 by `rows` rows, both constants where this is inlined. */
-INLINE void add_tile(const float *weights, size_t from, size_t to, const float *v, size_t dim, float *acc, share *ahead,
-                     size_t rows, size_t vectors) {
+INLINE void add_tile(const float *weights, int32_t from, int32_t to, const float *v, size_t dim, float *acc,
+                     share *ahead, size_t rows, size_t vectors) {
     vec sums[ROWS][TILE];
 #pragma GCC unroll 4
     for (size_t row = 0; row < rows; row++)
 #pragma GCC unroll 4
         for (size_t i = 0; i < vectors; i++)
             sums[row][i] = load(acc + row * dim + i * LANES);
-    for (size_t key = from; key < to; key++) {
+    for (size_t key = (size_t)from; key < (size_t)to; key++) {
         vec values[TILE];
 #pragma GCC unroll 4
         for (size_t i = 0; i < vectors; i++)
@@ -39,8 +40,8 @@ INLINE void add_tile(const float *weights, size_t from, size_t to, const float *
             store(acc + row * dim + i * LANES, sums[row][i]);
 }
 
-INLINE void add_rows(const float *weights, size_t from, size_t to, const float *v, size_t dim, float *acc, share *ahead,
-                     size_t rows) {
+INLINE void add_rows(const float *weights, int32_t from, int32_t to, const float *v, size_t dim, float *acc,
+                     share *ahead, size_t rows) {
     size_t d = 0;
     for (; d + TILE * LANES <= dim; d += TILE * LANES)
         add_tile(weights, from, to, v + d, dim, acc + d, ahead, rows, TILE);
@@ -50,27 +51,27 @@ INLINE void add_rows(const float *weights, size_t from, size_t to, const float *
 
 /* Rows together over the keys that all of them see, each alone before and after: a weight of zero is not added, since
  * zero times an infinity is not zero. `count` is a constant where this is inlined. */
-INLINE void add_some(const float *weights, const fr_attention_row *rows, const float *v, size_t dim, float *acc,
-                     share ahead, size_t count) {
+INLINE void add_some(const float *weights, fr_attention_rows rows, const float *v, size_t dim, float *acc, share ahead,
+                     size_t count) {
     share none = {NULL, NULL, 0};
-    size_t from = 0, to = KEYS;
+    int32_t from = 0, to = KEYS;
     for (size_t i = 0; i < count; i++) {
-        from = rows[i].from > from ? rows[i].from : from;
-        to = rows[i].to < to ? rows[i].to : to;
+        from = rows.from[i] > from ? rows.from[i] : from;
+        to = rows.to[i] < to ? rows.to[i] : to;
     }
     from = from < to ? from : to;
     for (size_t i = 0; count > 1 && i < count; i++)
-        if (rows[i].from < from)
-            add_rows(weights + i * KEYS, rows[i].from, rows[i].to < from ? rows[i].to : from, v, dim, acc + i * dim,
+        if (rows.from[i] < from)
+            add_rows(weights + i * KEYS, rows.from[i], rows.to[i] < from ? rows.to[i] : from, v, dim, acc + i * dim,
                      &none, 1);
     add_rows(weights, from, to, v, dim, acc, &ahead, count);
     for (size_t i = 0; count > 1 && i < count; i++)
-        if (rows[i].to > to)
-            add_rows(weights + i * KEYS, rows[i].from > to ? rows[i].from : to, rows[i].to, v, dim, acc + i * dim,
+        if (rows.to[i] > to)
+            add_rows(weights + i * KEYS, rows.from[i] > to ? rows.from[i] : to, rows.to[i], v, dim, acc + i * dim,
                      &none, 1);
 }
 
-TARGET static void add(const float *weights, const fr_attention_row *rows, size_t count, const float *v, size_t dim,
+TARGET static void add(const float *weights, fr_attention_rows rows, size_t count, const float *v, size_t dim,
                        fr_attention_ahead next, float *acc) {
     const size_t tiles = (count + ROWS - 1) / ROWS, columns = (dim + TILE * LANES - 1) / (TILE * LANES);
     for (size_t row = 0; row < count; row += ROWS) {
@@ -79,16 +80,16 @@ TARGET static void add(const float *weights, const fr_attention_row *rows, size_
         const share ahead = share_of(next, row / ROWS, tiles, KEYS * columns);
         switch (count - row) {
         case 1:
-            add_some(some, rows + row, v, dim, to, ahead, 1);
+            add_some(some, fr_attention_rows_from(rows, row), v, dim, to, ahead, 1);
             break;
         case 2:
-            add_some(some, rows + row, v, dim, to, ahead, 2);
+            add_some(some, fr_attention_rows_from(rows, row), v, dim, to, ahead, 2);
             break;
         case 3:
-            add_some(some, rows + row, v, dim, to, ahead, 3);
+            add_some(some, fr_attention_rows_from(rows, row), v, dim, to, ahead, 3);
             break;
         default:
-            add_some(some, rows + row, v, dim, to, ahead, 4);
+            add_some(some, fr_attention_rows_from(rows, row), v, dim, to, ahead, 4);
         }
     }
 }
@@ -103,4 +104,7 @@ TARGET static void add(const float *weights, const fr_attention_row *rows, size_
      .weigh = weigh,                                                                                                   \
      .add = add,                                                                                                       \
      .add_codes = add_codes,                                                                                           \
+     .turn_codes = turn_codes,                                                                                         \
+     .many = MANY,                                                                                                     \
+     .attend_codes = attend_codes,                                                                                     \
      .finish = finish}

@@ -25,7 +25,13 @@ TARGET static void prepare(const fr_attention_turn *turn, size_t dim, const floa
     }
     if (turn->cos != NULL) {
         const float *restrict cosine = turn->cos, *restrict sine = turn->sin;
-        for (size_t i = 0; i < turn->half; i++) {
+        size_t i = 0;
+        for (; i + LANES <= turn->half; i += LANES) {
+            const vec a = load(y + i), b = load(y + turn->half + i), c = load(cosine + i), s = load(sine + i);
+            store(y + i, a * c - b * s);
+            store(y + turn->half + i, a * s + b * c);
+        }
+        for (; i < turn->half; i++) {
             float a = y[i], b = y[i + turn->half];
             y[i] = a * cosine[i] - b * sine[i];
             y[i + turn->half] = a * sine[i] + b * cosine[i];
@@ -36,7 +42,7 @@ TARGET static void prepare(const fr_attention_turn *turn, size_t dim, const floa
             store(y + i, load(y + i) * turn->factor);
 }
 
-TARGET static float encode(const float *x, size_t dim, int8_t *codes) {
+TARGET static float encode(const float *x, size_t dim, int8_t *codes, int32_t *sum) {
     const ints size = (ints)all(-0.0f) ^ -1; /* all bits but the sign */
     const int32_t not_finite = 0x7F800000;
     const float tiny = 0x1p-100f; /* 127 / m must not overflow, and m / 127 not be subnormal */
@@ -50,11 +56,17 @@ TARGET static float encode(const float *x, size_t dim, int8_t *codes) {
     memcpy(&largest, &bits, sizeof largest);
     if (bits >= not_finite || largest < tiny) {
         memset(codes, 0, dim);
+        *sum = 0;
         return bits < not_finite ? 0.0f : NAN;
     }
     const vec inverse = all(127.0f / largest), shift = all(0x1.8p23f); /* adding it rounds to an integer */
-    for (size_t i = 0; i < dim; i += LANES)
-        store_bytes((ints)(load(x + i) * inverse + shift), codes + i); /* it stands in the low bits then */
+    ints sums = {0};
+    for (size_t i = 0; i < dim; i += LANES) {
+        const ints shifted = (ints)(load(x + i) * inverse + shift); /* it stands in the low bits then */
+        sums += shifted - (ints)shift;
+        store_bytes(shifted, codes + i);
+    }
+    *sum = total_of_ints(sums);
     return largest / 127.0f;
 }
 

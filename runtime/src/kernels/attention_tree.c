@@ -27,48 +27,50 @@ static void score_tail(const fr_attention *it, const fr_attention_part *mine, si
     }
 }
 
-/* Adds the values of one row's block of keys; rows[key] are their cache rows from the tail on, which ascend. */
-static void add_row(const fr_attention *it, const float *weights, const fr_attention_row *row, const size_t *rows,
+/* Adds the values of the keys from..end-1 of one row's block; rows[key] are their cache rows from the tail on, which
+ * ascend. */
+static void add_row(const fr_attention *it, const float *weights, int32_t from, int32_t end, const size_t *rows,
                     const float *values, float *acc) {
-    for (size_t from = row->from, to; from < row->to; from = to) {
-        for (to = from + 1; to < row->to && rows[to] == rows[to - 1] + 1; to++)
+    for (int32_t to; from < end; from = to) {
+        for (to = from + 1; to < end && rows[to] == rows[to - 1] + 1; to++)
             ;
-        const fr_attention_row some = {.from = from, .to = to};
-        const float *now = values + (rows[from] - from) * it->dim; /* key number `from` is value `from` there */
-        it->path->add(weights, &some, 1, now, it->dim, (fr_attention_ahead){(const char *)now, 0}, acc);
+        const fr_attention_rows some = {.from = &from, .to = &to};
+        const float *now = values + (rows[from] - (size_t)from) * it->dim; /* key number `from` is value `from` there */
+        it->path->add(weights, some, 1, now, it->dim, (fr_attention_ahead){(const char *)now, 0}, acc);
     }
 }
 
 /* The same of codes, which are brought into the order of the keys: their weights are rounded together. */
-static void add_row_codes(const fr_attention *it, const float *weights, const fr_attention_row *row, const size_t *rows,
-                          size_t at, float *acc) {
+static void add_row_codes(const fr_attention *it, const float *weights, size_t count, const size_t *rows, size_t at,
+                          float *acc) {
     int8_t values[FR_ATTENTION_KEYS * FR_ATTENTION_MAX_DIM];
     float scales[FR_ATTENTION_KEYS];
-    for (size_t key = 0; key < row->to; key++) {
+    for (size_t key = 0; key < count; key++) {
         memcpy(values + key * it->dim, (const int8_t *)it->v.rows + (at + rows[key]) * it->dim, it->dim);
         scales[key] = it->v.scales[at + rows[key]];
     }
     const fr_attention_ahead none = {(const char *)values, 0};
-    it->path->add_codes(weights, 1, values, scales, row->to, it->dim, none, acc);
+    it->path->add_codes(weights, 1, values, scales, count, it->dim, none, acc);
 }
 
 /* The row number i of the part, of a token with `seen` keys from the tail on, of which rows[] are the cache rows. */
 static void attend_row(const fr_attention *it, fr_attention_part *mine, size_t i, const tail *from, size_t first,
                        size_t seen, const size_t *rows) {
-    fr_attention_row *row = &mine->rows[i];
+    const fr_attention_rows row = fr_attention_rows_of(mine, i);
     float weights[FR_ATTENTION_KEYS] = {0}, *acc = mine->acc + i * it->dim;
     for (size_t start = first / FR_ATTENTION_KEYS * FR_ATTENTION_KEYS; start < seen; start += FR_ATTENTION_KEYS) {
-        row->from = fr_larger(first, start) - start;
-        row->to = fr_smaller(seen - start, FR_ATTENTION_KEYS);
-        for (size_t key = row->from; key < row->to; key++) {
+        const size_t from_key = fr_larger(first, start) - start, to = fr_smaller(seen - start, FR_ATTENTION_KEYS);
+        *row.from = (int32_t)from_key, *row.to = (int32_t)to;
+        for (size_t key = from_key; key < to; key++) {
             size_t at = rows[start + key];
             weights[key] = from->scores[at / FR_ATTENTION_KEYS][i * FR_ATTENTION_KEYS + at % FR_ATTENTION_KEYS];
         }
         it->path->weigh(weights, row, 1, it->softcap, acc, it->dim);
         if (it->v.scales == NULL)
-            add_row(it, weights, row, rows + start, (const float *)it->v.rows + from->span.at * it->dim, acc);
+            add_row(it, weights, *row.from, *row.to, rows + start, (const float *)it->v.rows + from->span.at * it->dim,
+                    acc);
         else
-            add_row_codes(it, weights, row, rows + start, from->span.at, acc);
+            add_row_codes(it, weights, to, rows + start, from->span.at, acc);
     }
 }
 
