@@ -99,8 +99,18 @@ static int in_lanes(const fr_attention *it, const fr_attention_part *mine) {
     return it->k.scales != NULL && mine->count >= it->path->many;
 }
 
+/* The scales of a block, which hardware does not foresee: heads lie `capacity` apart. */
+static void fetch_scales(const fr_attention_cache *cache, size_t at) {
+    for (size_t i = 0; i < FR_ATTENTION_KEYS; i += LINE / sizeof(float))
+        __builtin_prefetch(cache->scales + at + i);
+}
+
 static void attend_rows(const fr_attention *it, fr_attention_part *mine, const key_block *block, size_t first,
                         size_t count) {
+    if (it->k.scales != NULL) {
+        fetch_scales(&it->v, block->at);
+        fetch_scales(&it->k, block->next);
+    }
     if (in_lanes(it, mine))
         attend_codes(it, mine, block, first, count);
     else
