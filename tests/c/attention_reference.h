@@ -62,8 +62,8 @@ static inline void query(const text *it, size_t token, size_t head, double *q) {
     float row[FR_ATTENTION_MAX_DIM], peak = 0.0f;
     turn(s, x, position, s->q_norm, q);
     if (it->is_int8) {
-        const fr_attention_turn turned = {s->q_norm, s->epsilon, s->cos + at, s->sin + at, s->half, 1.0f};
-        fr_attention_portable.prepare(&turned, s->dim, x, row);
+        const fr_attention_turn turned = {x, s->q_norm, s->epsilon, s->cos + at, s->sin + at, s->half, 1.0f};
+        fr_attention_portable.prepare(&turned, 1, s->dim, row);
         for (size_t d = 0; d < s->dim; d++) {
             CHECK(fabs((double)row[d] - q[d]) <= TOLERANCE);
             peak = fmaxf(peak, fabsf(row[d]));

@@ -153,8 +153,10 @@ static void test_codes(void) {
     for (size_t p = 0; p < n_paths; p++)
         for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
             int8_t codes[16];
+            const float *x = rows[i].x;
             int32_t sum = -1, expected = 0;
-            float scale = paths[p]->encode(rows[i].x, 16, codes, &sum);
+            float scale;
+            paths[p]->encode(&x, 1, 16, codes, &scale, &sum);
             for (size_t d = 0; d < 16; d++)
                 expected += rows[i].codes[d];
             CHECK(memcmp(codes, rows[i].codes, sizeof codes) == 0 && sum == expected);

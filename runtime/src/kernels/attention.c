@@ -175,8 +175,7 @@ void fr_attention_attend(const fr_attention *it, size_t part) {
     if (blocks == 1)
         fr_attention_write(it, head);
     begin(it, &mine);
-    for (size_t i = 0; i < mine.count; i++)
-        fr_attention_take_query(it, &mine, i, head);
+    fr_attention_take_queries(it, &mine, head);
     if (in_lanes(it, &mine))
         it->path->turn_codes(mine.codes, mine.count, dim, mine.turned);
     attend_blocks(it, &mine, head);

@@ -47,13 +47,15 @@
 enum {
     FR_ATTENTION_KEYS = 64,     /* of a block */
     FR_ATTENTION_ROWS = 32,     /* query rows of a part: they share one reading of the keys and values */
+    FR_ATTENTION_HEADS = 4,     /* that are prepared together */
     FR_ATTENTION_MULTIPLE = 16, /* of the head dim */
     FR_ATTENTION_MAX_DIM = 256, /* a part has 200 KB on the stack at this head dim, and 100 KB more with nodes */
     FR_ATTENTION_NODES = 128    /* most nodes of a tree in one run */
 };
 
-/* What is done to one head of q or k before it is used. */
+/* One head of q or k, and what is done to it before it is used. */
 typedef struct fr_attention_turn {
+    const float *x;    /* [dim] */
     const float *norm; /* [dim], or NULL */
     float epsilon;
     const float *cos, *sin; /* [half] of this row, or NULL */
@@ -98,9 +100,10 @@ typedef struct fr_attention_codes {
 typedef struct fr_attention_path {
     const char *name;
     int (*usable)(void);
-    void (*prepare)(const fr_attention_turn *turn, size_t dim, const float *restrict x, float *restrict y);
-    /* Row x [dim] to codes and their sum; returns its scale. */
-    float (*encode)(const float *x, size_t dim, int8_t *codes, int32_t *sum);
+    /* At most FR_ATTENTION_HEADS heads, of which only x, cos and sin differ, to y [count][dim]. */
+    void (*prepare)(const fr_attention_turn *turns, size_t count, size_t dim, float *y);
+    /* As many rows x [count] of [dim] to codes [count][dim], their scales and the sums of their codes. */
+    void (*encode)(const float *const *x, size_t count, size_t dim, int8_t *codes, float *scales, int32_t *sums);
     /* q [rows][dim] by keys k [count][dim] -> scores [rows][64], at least the first `count` of each row. */
     void (*score)(const float *q, size_t rows, size_t dim, const float *k, size_t count, fr_attention_ahead next,
                   float *scores);

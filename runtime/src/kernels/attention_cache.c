@@ -30,16 +30,16 @@ size_t fr_attention_node_position(const fr_attention *it, size_t token) {
     return it->position + fr_attention_trunk(it) + fr_attention_ancestors(it, token, path) - 1;
 }
 
-void fr_attention_prepare(const fr_attention *it, size_t position, const float *norm, float factor, const float *x,
-                          float *y) {
-    size_t at = position * it->half;
-    const fr_attention_turn turn = {.norm = norm,
-                                    .epsilon = it->epsilon,
-                                    .cos = it->cos != NULL ? it->cos + at : NULL,
-                                    .sin = it->cos != NULL ? it->sin + at : NULL,
-                                    .half = it->half,
-                                    .factor = factor};
-    it->path->prepare(&turn, it->dim, x, y);
+static fr_attention_turn turn_of(const fr_attention *it, const float *x, size_t position, const float *norm,
+                                 float factor) {
+    const size_t at = position * it->half;
+    return (fr_attention_turn){.x = x,
+                               .norm = norm,
+                               .epsilon = it->epsilon,
+                               .cos = it->cos != NULL ? it->cos + at : NULL,
+                               .sin = it->cos != NULL ? it->sin + at : NULL,
+                               .half = it->half,
+                               .factor = factor};
 }
 
 /* Copies the rows of one head that the run does not write; `size` is that of a row. */
@@ -60,45 +60,78 @@ static void copy_around(const fr_attention *it, const fr_attention_cache *cache,
         copy_rows(it, cache->scales_before, cache->scales, head, sizeof(float));
 }
 
-/* `at` counts the rows of all heads. */
-static void write_row(const fr_attention *it, size_t at, size_t position, const float *k, const float *v) {
+/* Rows of one head that go to the caches together. */
+typedef struct new_rows {
+    fr_attention_turn k[FR_ATTENTION_HEADS];
+    const float *v[FR_ATTENTION_HEADS];
+    size_t count;
+} new_rows;
+
+/* To the rows from `at` on, which counts those of all heads; forgets them. */
+static void write_rows(const fr_attention *it, size_t at, new_rows *rows) {
+    const size_t dim = it->dim, count = rows->count;
+    rows->count = 0;
     if (it->k.scales == NULL) {
-        fr_attention_prepare(it, position, it->k_norm, 1.0f, k, (float *)it->k.rows + at * it->dim);
-        memcpy((float *)it->v.rows + at * it->dim, v, it->dim * sizeof(float));
+        it->path->prepare(rows->k, count, dim, (float *)it->k.rows + at * dim);
+        for (size_t i = 0; i < count; i++)
+            memcpy((float *)it->v.rows + (at + i) * dim, rows->v[i], dim * sizeof(float));
         return;
     }
-    int32_t sum;
-    float key[FR_ATTENTION_MAX_DIM];
-    fr_attention_prepare(it, position, it->k_norm, 1.0f, k, key);
-    it->k.scales[at] = it->path->encode(key, it->dim, (int8_t *)it->k.rows + at * it->dim, &sum);
-    it->v.scales[at] = it->path->encode(v, it->dim, (int8_t *)it->v.rows + at * it->dim, &sum);
+    float keys[FR_ATTENTION_HEADS * FR_ATTENTION_MAX_DIM];
+    const float *k[FR_ATTENTION_HEADS];
+    int32_t sums[FR_ATTENTION_HEADS]; /* which only those of a query are for */
+    for (size_t i = 0; i < count; i++)
+        k[i] = keys + i * dim;
+    it->path->prepare(rows->k, count, dim, keys);
+    it->path->encode(k, count, dim, (int8_t *)it->k.rows + at * dim, it->k.scales + at, sums);
+    it->path->encode(rows->v, count, dim, (int8_t *)it->v.rows + at * dim, it->v.scales + at, sums);
 }
 
 void fr_attention_write(const fr_attention *it, size_t part) {
     const size_t start = part * it->capacity + it->position;
+    new_rows some = {.count = 0};
     copy_around(it, &it->k, part);
     copy_around(it, &it->v, part);
     for (size_t row = 0; row < it->context_rows; row++) {
-        size_t at = (row * it->kv_heads + part) * it->dim, before = it->context_rows - row;
-        write_row(it, start - before, it->position - before, it->context_k + at, it->context_v + at);
+        const size_t at = (row * it->kv_heads + part) * it->dim, before = it->context_rows - row;
+        some.k[some.count] = turn_of(it, it->context_k + at, it->position - before, it->k_norm, 1.0f);
+        some.v[some.count++] = it->context_v + at;
+        if (some.count == FR_ATTENTION_HEADS || before == 1)
+            write_rows(it, start - before + 1 - some.count, &some);
     }
-    for (size_t row = 0; row < it->rows; row++)
-        write_row(it, start + row, fr_attention_position(it, row), fr_attention_head(it, row, it->heads + part),
-                  fr_attention_head(it, row, it->heads + it->kv_heads + part));
+    for (size_t row = 0; row < it->rows; row++) {
+        const float *k = fr_attention_head(it, row, it->heads + part);
+        some.k[some.count] = turn_of(it, k, fr_attention_position(it, row), it->k_norm, 1.0f);
+        some.v[some.count++] = k + it->kv_heads * it->dim;
+        if (some.count == FR_ATTENTION_HEADS || row + 1 == it->rows)
+            write_rows(it, start + row + 1 - some.count, &some);
+    }
 }
 
-void fr_attention_take_query(const fr_attention *it, fr_attention_part *mine, size_t i, size_t head) {
-    const size_t group = fr_attention_group(it), token = (mine->first + i) / group, dim = it->dim;
-    const float *x = fr_attention_head(it, token, head * group + (mine->first + i) % group);
-    const size_t position = fr_attention_position(it, token);
+/* Query rows number i..i+count-1 of the part, at most FR_ATTENTION_HEADS. */
+static void take_some(const fr_attention *it, fr_attention_part *mine, size_t i, size_t count, size_t head) {
+    const size_t group = fr_attention_group(it), dim = it->dim;
+    const int coded = it->k.scales != NULL;
     float *q = mine->q + i * dim;
-    int8_t *codes = mine->codes + i * dim;
-    if (it->k.scales == NULL) {
-        fr_attention_prepare(it, position, it->q_norm, it->scale, x, q);
-        return;
+    fr_attention_turn turns[FR_ATTENTION_HEADS];
+    const float *rows[FR_ATTENTION_HEADS];
+    for (size_t r = 0; r < count; r++) {
+        const size_t token = (mine->first + i + r) / group;
+        const float *x = fr_attention_head(it, token, head * group + (mine->first + i + r) % group);
+        turns[r] = turn_of(it, x, fr_attention_position(it, token), it->q_norm, coded ? 1.0f : it->scale);
+        rows[r] = q + r * dim;
     }
-    fr_attention_prepare(it, position, it->q_norm, 1.0f, x, q);
-    mine->scales[i] = it->path->encode(q, dim, codes, &mine->sums[i]) * it->scale;
+    it->path->prepare(turns, count, dim, q);
+    if (!coded)
+        return;
+    it->path->encode(rows, count, dim, mine->codes + i * dim, mine->scales + i, mine->sums + i);
+    for (size_t r = 0; r < count; r++)
+        mine->scales[i + r] *= it->scale;
+}
+
+void fr_attention_take_queries(const fr_attention *it, fr_attention_part *mine, size_t head) {
+    for (size_t i = 0; i < mine->count; i += FR_ATTENTION_HEADS)
+        take_some(it, mine, i, fr_smaller(FR_ATTENTION_HEADS, mine->count - i), head);
 }
 
 void fr_attention_score(const fr_attention *it, const fr_attention_part *mine, size_t first, size_t count,

@@ -58,10 +58,6 @@ INLINE int32_t largest_int(ints x) {
     return _mm512_reduce_max_epi32((__m512i)x);
 }
 
-INLINE int32_t total_of_ints(ints x) {
-    return _mm512_reduce_add_epi32((__m512i)x);
-}
-
 #else
 
 #if LANES == 8
@@ -161,11 +157,34 @@ INLINE int32_t largest_int(ints x) {
     return found;
 }
 
-INLINE int32_t total_of_ints(ints x) {
-    int32_t found = 0;
-    for (size_t i = 0; i < LANES; i++)
-        found += x[i];
-    return found;
+#endif
+
+/* Of each of four vectors the largest lane. */
+INLINE four_ints largest_of_each(const ints v[4]) {
+    four_ints x[4], y[LANES / 4];
+#pragma GCC unroll 4
+    for (size_t n = 0; n < 4; n++) {
+        memcpy(y, &v[n], sizeof y);
+        for (size_t i = 1; i < LANES / 4; i++)
+            y[0] = larger_four_ints(y[i], y[0]);
+        x[n] = y[0];
+    }
+    const four_ints a = larger_four_ints(low_int_pairs(x[0], x[1]), high_int_pairs(x[0], x[1]));
+    const four_ints b = larger_four_ints(low_int_pairs(x[2], x[3]), high_int_pairs(x[2], x[3]));
+    return larger_four_ints(low_int_halves(a, b), high_int_halves(a, b));
 }
 
-#endif
+/* Of each of four vectors the sum of its lanes. */
+INLINE four_ints total_of_each(const ints v[4]) {
+    four_ints x[4], y[LANES / 4];
+#pragma GCC unroll 4
+    for (size_t n = 0; n < 4; n++) {
+        memcpy(y, &v[n], sizeof y);
+        for (size_t i = 1; i < LANES / 4; i++)
+            y[0] += y[i];
+        x[n] = y[0];
+    }
+    const four_ints a = low_int_pairs(x[0], x[1]) + high_int_pairs(x[0], x[1]);
+    const four_ints b = low_int_pairs(x[2], x[3]) + high_int_pairs(x[2], x[3]);
+    return low_int_halves(a, b) + high_int_halves(a, b);
+}

@@ -42,10 +42,6 @@ static inline const float *fr_attention_head(const fr_attention *it, size_t row,
     return it->qkv + (row * (it->heads + 2 * it->kv_heads) + index) * it->dim;
 }
 
-/* Prepares a head of q or k of the token at `position`. */
-void fr_attention_prepare(const fr_attention *it, size_t position, const float *norm, float factor, const float *x,
-                          float *y);
-
 /* The query rows of one part and their state, in the order of r. A vector of 64 bytes lies in one line; where there is
  * one value for each row, as much is readable behind the last row as a vector may hold. */
 typedef struct fr_attention_part {
@@ -71,8 +67,7 @@ typedef struct fr_attention_span {
     size_t at, count;
 } fr_attention_span;
 
-/* Query row number i of the part. */
-void fr_attention_take_query(const fr_attention *it, fr_attention_part *mine, size_t i, size_t head);
+void fr_attention_take_queries(const fr_attention *it, fr_attention_part *mine, size_t head);
 
 /* The scores [count][64] of the part's rows from number `first` on by keys. */
 void fr_attention_score(const fr_attention *it, const fr_attention_part *mine, size_t first, size_t count,
