@@ -146,8 +146,12 @@ INLINE void store_words(ints x, int16_t *out) {
 }
 
 INLINE ints larger_ints(ints a, ints b) {
+#if LANES == 8
+    return (ints)_mm256_max_epi32((__m256i)a, (__m256i)b);
+#else
     const ints more = a > b;
     return (more & a) | (~more & b);
+#endif
 }
 
 INLINE int32_t largest_int(ints x) {
