@@ -85,7 +85,7 @@ typedef struct fr_attention_query {
     const int8_t *codes;   /* [rows][dim] */
     const int32_t *sums;   /* [rows] of the codes */
     const float *scales;   /* [rows] */
-    const int32_t *turned; /* [dim / 4][64] */
+    const int32_t *turned; /* [dim / 4][64] the codes four by four, of a dim's rows in turn; only for attend_codes() */
 } fr_attention_query;
 
 /* A block of keys and values as codes. */
@@ -119,12 +119,13 @@ typedef struct fr_attention_path {
     /* acc [rows][dim] += weights [rows][64] by codes v [count][dim] with `scales` [count]. */
     void (*add_codes)(const float *weights, size_t rows, const int8_t *v, const float *scales, size_t count, size_t dim,
                       fr_attention_ahead next, float *acc);
-    /* score_codes(), weigh() and add_codes() in one, which is faster from `many` rows on. Of `q` it takes `turned`, of
-     * `rows` and of what `q` has for each row it reads up to 64 from the first on, and changes nothing beyond count. */
+    /* score_codes(), weigh() and add_codes() in one, faster from `many` rows on, which stand in the lanes of vectors:
+     * what there is of each row is read up to 32 rows beyond the last, and stays as it is there. */
     void (*attend_codes)(const fr_attention_query *q, fr_attention_rows rows, size_t count,
                          const fr_attention_codes *block, float softcap, float *acc);
-    void (*turn_codes)(const int8_t *codes, size_t rows, size_t dim, int32_t *turned);
     size_t many;
+    /* Codes [rows][dim] to `turned`, zero beyond rows. */
+    void (*turn_codes)(const int8_t *codes, size_t rows, size_t dim, int32_t *turned);
     /* out [dim] = acc / sum. */
     void (*finish)(const float *acc, float sum, size_t dim, float *out);
 } fr_attention_path;

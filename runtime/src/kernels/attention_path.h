@@ -8,6 +8,9 @@
 #include "attention_weigh_path.h"
 
 #include "attention_codes_path.h"
+#include "attention_values_path.h"
+
+#include "attention_lanes_score_path.h"
 #include "attention_lanes_path.h"
 
 /* `vectors` vectors of the values of the keys from..to-1 by `rows` rows, both constants where this is inlined. */
