@@ -13,6 +13,7 @@ enum { PARTS = 16 /* that sums are kept in, whatever LANES is */ };
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
+typedef uint32_t naturals __attribute__((vector_size(4 * LANES)));
 typedef float four __attribute__((vector_size(16)));
 typedef int32_t four_ints __attribute__((vector_size(16)));
 
@@ -53,7 +54,7 @@ INLINE vec exponential(vec x) {
     q = MADD(q, r, all(0x1.5558f2p-5f));
     q = MADD(q, r, all(0x1.555492p-3f));
     q = MADD(q, r, all(0x1.fffffcp-2f));
-    vec power = (vec)(((ints)shifted + 127) << 23);
+    vec power = (vec)(((naturals)shifted + 127) << 23); /* without a sign: a lane that nobody reads may overflow */
     vec found = (MADD(q, r * r, r) + 1.0f) * power;
     return (vec)((ints)found & ~(x < all(-87.0f)));
 }
