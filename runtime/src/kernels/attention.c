@@ -37,8 +37,7 @@ static size_t last_key(const fr_attention *it, size_t token) {
     return it->nodes > 0 ? fr_smaller(end, fr_attention_tail(it)) : end;
 }
 
-/* A block of keys: its cache rows at..at+keys-1 and its first key; of the keys that this thread will probably read
- * next, those of the same head or else of the next one, the cache rows. */
+/* A block of keys: its cache rows at..at+keys-1 and its first key; the cache rows of the keys that come next. */
 typedef struct key_block {
     size_t at, keys, start, next, next_keys;
 } key_block;
@@ -109,7 +108,8 @@ static void attend_rows(const fr_attention *it, fr_attention_part *mine, const k
                         size_t count) {
     if (it->k.scales != NULL) {
         fetch_scales(&it->v, block->at);
-        fetch_scales(&it->k, block->next);
+        if (block->next_keys > 0)
+            fetch_scales(&it->k, block->next);
     }
     if (in_lanes(it, mine))
         attend_codes(it, mine, block, first, count);
@@ -142,19 +142,33 @@ static void attend_block(const fr_attention *it, fr_attention_part *mine, const 
     }
 }
 
+/* Where the first block begins of which the part's rows see something. */
+static size_t first_block(const fr_attention *it, const fr_attention_part *mine) {
+    /* No token has a position before that of the first, or of the first node. */
+    const size_t token = fr_smaller(mine->first / fr_attention_group(it), fr_attention_trunk(it));
+    const size_t key = fr_attention_first_key(it, it->position + token);
+    return key - key % FR_ATTENTION_KEYS;
+}
+
+/* The first keys, while the queries are prepared: nobody knows which part a thread takes next. */
+static void fetch_first(const fr_attention *it, const fr_attention_part *mine, size_t head) {
+    const size_t start = first_block(it, mine), at = head * it->capacity + start;
+    const fr_attention_ahead keys =
+        ahead(it, &it->k, at, fr_smaller(FR_ATTENTION_KEYS, it->position + it->rows - start));
+    for (size_t line = 0; line < keys.lines; line++)
+        __builtin_prefetch(keys.at + line * LINE);
+    if (it->k.scales != NULL)
+        fetch_scales(&it->k, at);
+}
+
 /* All blocks of a run without nodes; of one with nodes those before its tail. */
 static void attend_blocks(const fr_attention *it, fr_attention_part *mine, size_t head) {
-    const size_t group = fr_attention_group(it), first = mine->first / group;
-    const size_t end = last_key(it, (mine->first + mine->count - 1) / group);
-    /* No token has a position before that of the first, or of the first node. */
-    size_t start = fr_attention_first_key(it, it->position + fr_smaller(first, fr_attention_trunk(it)));
-    for (start -= start % FR_ATTENTION_KEYS; start < end; start += FR_ATTENTION_KEYS) {
+    const size_t end = last_key(it, (mine->first + mine->count - 1) / fr_attention_group(it));
+    for (size_t start = first_block(it, mine); start < end; start += FR_ATTENTION_KEYS) {
         key_block block = {
             .at = head * it->capacity + start, .keys = fr_smaller(FR_ATTENTION_KEYS, end - start), .start = start};
-        block.next = block.at + FR_ATTENTION_KEYS, block.next_keys = end - start - block.keys;
-        if (block.next_keys == 0 && head + 1 < it->kv_heads)
-            block.next = (head + 1) * it->capacity, block.next_keys = end;
-        block.next_keys = fr_smaller(FR_ATTENTION_KEYS, block.next_keys);
+        block.next = block.at + FR_ATTENTION_KEYS;
+        block.next_keys = fr_smaller(FR_ATTENTION_KEYS, end - start - block.keys);
         attend_block(it, mine, &block);
     }
 }
@@ -172,6 +186,7 @@ void fr_attention_attend(const fr_attention *it, size_t part) {
     fr_attention_part mine;
     mine.first = part % blocks * FR_ATTENTION_ROWS;
     mine.count = fr_smaller(FR_ATTENTION_ROWS, it->rows * group - mine.first);
+    fetch_first(it, &mine, head);
     if (blocks == 1)
         fr_attention_write(it, head);
     begin(it, &mine);
