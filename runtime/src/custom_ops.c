@@ -38,6 +38,7 @@ OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base)
     if (table == NULL)
         return fr_ort_too_old(base);
     fr_ort_api api = {.version = base->GetVersionString()};
+    fr_ort_know(base);
     fr_ort_fill(table, &api);
     OrtStatus *status = NULL;
     while (atomic_flag_test_and_set(&busy))

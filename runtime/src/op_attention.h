@@ -69,6 +69,16 @@ typedef struct fr_op_attention {
 
 #define FR_OP_ATTENTION_REFUSE(self, ...) fr_op_refuse(&(self)->api, (self)->kind->name, (self)->name, __VA_ARGS__)
 
+/* The type of an input, as the library counts them. */
+int fr_op_attention_type(const fr_op_attention_kind *kind, fr_op_attention_role role);
+
+/* Reads the attributes; kind, api and name are known already. */
+OrtStatus *fr_op_attention_set_up(fr_op_attention *self, const OrtKernelInfo *info);
+
+/* Makes the outputs after the first one, which are the caches. */
+OrtStatus *fr_op_attention_outputs(const fr_op_attention *self, OrtKernelContext *context, const fr_op_tensor *of,
+                                   fr_attention *job);
+
 /* Checks the inputs `of` [FR_ATTENTION_ROLES] against the attributes and fills all of `job` but the outputs. */
 OrtStatus *fr_op_attention_take(const fr_op_attention *self, const fr_op_tensor *of, fr_attention_batch *job);
 

@@ -31,17 +31,11 @@ static OrtStatus *compute(void *data, OrtKernelContext *context) {
     const kernel *self = data;
     fr_op_tensor in[INPUTS];
     float *out[OUTPUTS];
-    for (size_t i = 0; i < INPUTS; i++) {
-        const OrtValue *value = NULL;
-        FR_OP_TRY(self->api.KernelContext_GetInput(context, i, &value));
-        FR_OP_TRY(fr_op_read(&self->api, value, &in[i]));
-    }
+    for (size_t i = 0; i < INPUTS; i++)
+        FR_OP_TRY(fr_op_read_input(&self->api, context, i, &in[i]));
     FR_OP_TRY(check(self, &in[Z], &in[STATE]));
-    for (size_t i = 0; i < OUTPUTS; i++) {
-        OrtValue *value = NULL;
-        FR_OP_TRY(self->api.KernelContext_GetOutput(context, i, in[STATE].sizes, in[STATE].rank, &value));
-        FR_OP_TRY(self->api.GetTensorMutableData(value, (void **)&out[i]));
-    }
+    for (size_t i = 0; i < OUTPUTS; i++)
+        FR_OP_TRY(fr_op_output(&self->api, context, i, in[STATE].sizes, in[STATE].rank, (void **)&out[i]));
     const float *z = in[Z].data, *state = in[STATE].data;
     size_t rows = 1, size = (size_t)in[STATE].sizes[in[STATE].rank - 1];
     for (size_t i = 0; i + 1 < in[STATE].rank; i++)

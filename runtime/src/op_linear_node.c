@@ -1,8 +1,12 @@
 #include "op_linear_node.h"
 
+#include <stdio.h>
+
+enum { MAX_NAME = 32 }; /* of an attribute, with its end */
+
 #define REFUSE(self, ...) fr_op_refuse(&(self)->api, (self)->op->name, (self)->name, __VA_ARGS__)
 
-int64_t fr_linear_node_elements(const fr_op_tensor *it) {
+static int64_t elements_of(const fr_op_tensor *it) {
     int64_t count = 1;
     for (size_t i = 0; i < it->rank; i++)
         count *= it->sizes[i];
@@ -10,36 +14,60 @@ int64_t fr_linear_node_elements(const fr_op_tensor *it) {
 }
 
 /* 0 where there is none. */
-static int64_t read_integer(const fr_linear_node *self, const OrtKernelInfo *info, const char *name) {
+static int64_t read_integer(const fr_linear_node *self, const OrtKernelInfo *info, const char *prefix,
+                            const char *name) {
+    char full[MAX_NAME];
     int64_t value = 0;
-    OrtStatus *absent = self->api.KernelInfoGetAttribute_int64(info, name, &value);
+    snprintf(full, sizeof full, "%s%s", prefix, name);
+    OrtStatus *absent = self->api.KernelInfoGetAttribute_int64(info, full, &value);
     if (absent == NULL)
         return value;
     self->api.ReleaseStatus(absent);
     return 0;
 }
 
-OrtStatus *fr_linear_node_attributes(fr_linear_node *self, const OrtKernelInfo *info) {
-    OrtStatus *absent = self->api.KernelInfoGetAttribute_float(info, "epsilon", &self->epsilon);
+static void read_epsilon(fr_linear_node *self, const OrtKernelInfo *info, const char *prefix) {
+    char full[MAX_NAME];
+    snprintf(full, sizeof full, "%sepsilon", prefix);
+    OrtStatus *absent = self->api.KernelInfoGetAttribute_float(info, full, &self->epsilon);
     if (absent != NULL) {
         self->api.ReleaseStatus(absent);
         self->epsilon = -1.0f; /* a norm is then refused */
     }
+}
+
+static OrtStatus *choose_path(fr_linear_node *self, const OrtKernelInfo *info, const char *prefix) {
+    const fr_linear_path *paths[FR_LINEAR_MAX_PATHS];
+    const char *names[FR_LINEAR_MAX_PATHS];
+    char full[MAX_NAME];
+    size_t n_paths = fr_linear_paths(self->op->format, paths), chosen = 0;
+    for (size_t i = 0; i < n_paths; i++)
+        names[i] = paths[i]->name;
+    snprintf(full, sizeof full, "%spath", prefix);
+    FR_OP_TRY(fr_op_choose_path(&self->api, self->op->name, self->name, info, full, names, n_paths, &chosen));
+    self->path = paths[chosen];
+    return NULL;
+}
+
+OrtStatus *fr_linear_node_set_up(fr_linear_node *self, const OrtKernelInfo *info, const char *prefix) {
+    FR_OP_TRY(choose_path(self, info, prefix));
+    read_epsilon(self, info, prefix);
     if (self->op->format != &fr_linear_int4)
         return NULL;
-    self->group_size = read_integer(self, info, "group_size");
-    self->outputs = read_integer(self, info, "outputs");
+    self->group_size = read_integer(self, info, prefix, "group_size");
+    self->outputs = read_integer(self, info, prefix, "outputs");
     if ((self->group_size == 32 || self->group_size == 64 || self->group_size == 128) && self->outputs >= 1)
         return NULL;
-    return REFUSE(self,
-                  "expected the attributes group_size, of 32, 64 or 128, and outputs, of at least 1; found %lld and "
-                  "%lld. Build the bundle again.",
-                  (long long)self->group_size, (long long)self->outputs);
+    return REFUSE(
+        self,
+        "expected the attributes %sgroup_size, of 32, 64 or 128, and %soutputs, of at least 1; found %lld and "
+        "%lld. Build the bundle again.",
+        prefix, prefix, (long long)self->group_size, (long long)self->outputs);
 }
 
 /* Int8: the scales are [N]. Int4: N is an attribute. */
-static OrtStatus *check_sizes(const fr_linear_node *self, const fr_op_tensor *x, fr_linear *job) {
-    const fr_op_tensor *scale = &self->scale;
+static OrtStatus *check_sizes(const fr_linear_node *self, const fr_linear_tensors *of, fr_linear *job) {
+    const fr_op_tensor *x = &of->x, *scale = &of->scale;
     const int known = self->outputs > 0;
     if (x->rank < 1 || (!known && scale->rank != 1))
         return REFUSE(self, "expected x [..., K] and weight_scale %s; found %zu dimensions and %zu dimensions.",
@@ -53,6 +81,7 @@ static OrtStatus *check_sizes(const fr_linear_node *self, const fr_op_tensor *x,
                       2 * FR_LINEAR_OUTPUTS, (long long)n);
     job->n = (size_t)n;
     job->k = (size_t)k;
+    job->rows = (size_t)elements_of(x) / job->k;
     return NULL;
 }
 
@@ -61,40 +90,54 @@ static int is(const fr_op_tensor *it, size_t first, size_t second, size_t third)
            it->sizes[2] == (int64_t)third;
 }
 
-OrtStatus *fr_linear_node_check(const fr_linear_node *self, const fr_op_tensor *x, fr_linear *job) {
-    FR_OP_TRY(check_sizes(self, x, job));
+static OrtStatus *check_packed(const fr_linear_node *self, const fr_linear_tensors *of, const fr_linear *job) {
     const size_t columns = (job->n + FR_LINEAR_OUTPUTS - 1) / FR_LINEAR_OUTPUTS;
     const size_t blocks = (job->k + FR_LINEAR_INPUTS - 1) / FR_LINEAR_INPUTS, bytes = self->op->format->block_bytes;
+    const size_t groups = fr_linear_groups(job->k, (size_t)self->group_size);
     char found[2][128];
-    fr_op_show(&self->weight, found[0], sizeof found[0]);
-    fr_op_show(&self->scale, found[1], sizeof found[1]);
-    if (!is(&self->weight, columns, blocks, bytes))
+    if (!is(&of->weight, columns, blocks, bytes))
         return REFUSE(self,
                       "for x [..., %zu] and weight_scale %s expected a packed weight [%zu, %zu, %zu]; found %zu "
                       "dimensions, %s. Build the bundle again.",
-                      job->k, found[1], columns, blocks, bytes, self->weight.rank, found[0]);
-    const size_t groups = fr_linear_groups(job->k, (size_t)self->group_size);
-    if (self->outputs > 0 && !is(&self->scale, columns, groups, FR_LINEAR_OUTPUTS))
+                      job->k, fr_op_show(&of->scale, found[1], sizeof found[1]), columns, blocks, bytes,
+                      of->weight.rank, fr_op_show(&of->weight, found[0], sizeof found[0]));
+    if (self->outputs > 0 && !is(&of->scale, columns, groups, FR_LINEAR_OUTPUTS))
         return REFUSE(
             self,
             "for x [..., %zu] in groups of %lld and %zu outputs expected a weight_scale [%zu, %zu, %d]; found "
             "%zu dimensions, %s. Build the bundle again.",
-            job->k, (long long)self->group_size, job->n, columns, groups, FR_LINEAR_OUTPUTS, self->scale.rank,
-            found[1]);
+            job->k, (long long)self->group_size, job->n, columns, groups, FR_LINEAR_OUTPUTS, of->scale.rank,
+            fr_op_show(&of->scale, found[1], sizeof found[1]));
     return NULL;
 }
 
-OrtStatus *fr_linear_node_check_around(const fr_linear_node *self, const fr_op_tensor *norm, const fr_op_tensor *addend,
-                                       fr_linear *job) {
+/* Fills the addend's stride. */
+static OrtStatus *check_around(const fr_linear_node *self, const fr_linear_tensors *of, fr_linear *job) {
+    const fr_op_tensor *norm = &of->norm, *addend = &of->addend;
     if (norm->data != NULL && (norm->rank != 1 || norm->sizes[0] != (int64_t)job->k))
         return REFUSE(self, "expected norm [%zu]; found %zu dimensions, %lld elements.", job->k, norm->rank,
-                      (long long)fr_linear_node_elements(norm));
+                      (long long)elements_of(norm));
     if (norm->data != NULL && !(self->epsilon >= 0.0f))
         return REFUSE(self, "a norm needs the attribute epsilon, zero or more.");
-    int64_t count = fr_linear_node_elements(addend), n = (int64_t)job->n;
+    int64_t count = elements_of(addend), n = (int64_t)job->n;
     if (addend->data != NULL && count != n && count != (int64_t)job->rows * n)
         return REFUSE(self, "expected an addend of %lld elements, or of %lld for each row; found %lld.",
                       (long long)((int64_t)job->rows * n), (long long)n, (long long)count);
     job->addend_stride = count == n ? 0 : job->n;
     return NULL;
+}
+
+OrtStatus *fr_linear_node_take(const fr_linear_node *self, const fr_linear_tensors *of, fr_linear *job) {
+    *job = (fr_linear){.path = self->path,
+                       .x = of->x.data,
+                       .weights = of->weight.data,
+                       .weight_scales = of->scale.data,
+                       .group_size = (size_t)self->group_size,
+                       .norm = of->norm.data,
+                       .epsilon = self->epsilon,
+                       .addend = of->addend.data,
+                       .gated = self->op->gated};
+    FR_OP_TRY(check_sizes(self, of, job));
+    FR_OP_TRY(check_packed(self, of, job));
+    return check_around(self, of, job);
 }

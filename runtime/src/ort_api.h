@@ -31,8 +31,10 @@ typedef struct OrtApiBase OrtApiBase;
 enum {
     ORT_API_VERSION_USED = 18,
     ORT_PLUGINS_SINCE = 23, /* the second number of "1.23.0", and the version of the table */
+    ORT_SHAPES_SINCE = 24,
     ORT_FATAL = 4,
     ORT_INVALID_ARGUMENT = 2,
+    ORT_ANY_TYPE = 0, /* of an operator's input */
     ORT_FLOAT32 = 1,
     ORT_UINT8 = 2,
     ORT_INT8 = 3,
@@ -63,6 +65,7 @@ enum {
     X(49, OrtStatus *, CreateTensorWithDataAsOrtValue,                                                                 \
       (const OrtMemoryInfo *, void *, size_t, const int64_t *, size_t, int, OrtValue **))                              \
     X(51, OrtStatus *, GetTensorMutableData, (OrtValue *, void **))                                                    \
+    X(60, OrtStatus *, GetTensorElementType, (const OrtTensorTypeAndShapeInfo *, int *))                               \
     X(61, OrtStatus *, GetDimensionsCount, (const OrtTensorTypeAndShapeInfo *, size_t *))                              \
     X(62, OrtStatus *, GetDimensions, (const OrtTensorTypeAndShapeInfo *, int64_t *, size_t))                          \
     X(65, OrtStatus *, GetTensorTypeAndShape, (const OrtValue *, OrtTensorTypeAndShapeInfo **))                        \
@@ -103,6 +106,7 @@ enum {
     X(205, OrtStatus *, CreateCudaOptions, (OrtCudaOptions **))                                                        \
     X(206, OrtStatus *, UpdateCudaOptions, (OrtCudaOptions *, const char *const *, const char *const *, size_t))       \
     X(208, void, ReleaseCudaOptions, (OrtCudaOptions *))                                                               \
+    X(230, OrtStatus *, KernelInfo_GetInputCount, (const OrtKernelInfo *, size_t *))                                   \
     X(244, OrtStatus *, KernelInfo_GetNodeName, (const OrtKernelInfo *, char *, size_t *))                             \
     X(249, OrtStatus *, KernelInfoGetConstantInput_tensor, (const OrtKernelInfo *, size_t, int *, const OrtValue **))  \
     X(274, OrtStatus *, KernelContext_ParallelFor,                                                                     \
@@ -121,10 +125,16 @@ enum {
     X(316, const OrtHardwareDevice *, EpDevice_Device, (const OrtEpDevice *))                                          \
     X(374, const OrtMemoryInfo *, EpDevice_MemoryInfo, (const OrtEpDevice *, int))
 
+/* What libraries since 1.24 have beside it: the shape of a tensor where the library keeps it, without a copy. */
+#define FR_ORT_SHAPE_FUNCTIONS(X)                                                                                      \
+    X(414, OrtStatus *, GetTensorElementTypeAndShapeDataReference,                                                     \
+      (const OrtValue *, int *, const int64_t **, size_t *))
+
 typedef struct fr_ort_api {
 #define FR_ORT_MEMBER(slot, result, name, parameters) result(*name) parameters;
     FR_ORT_FUNCTIONS(FR_ORT_MEMBER)
     FR_ORT_PLUGIN_FUNCTIONS(FR_ORT_MEMBER) /* NULL in an older library */
+    FR_ORT_SHAPE_FUNCTIONS(FR_ORT_MEMBER)  /* NULL in an older library, or in one that fr_ort_know was not told of */
 #undef FR_ORT_MEMBER
     const char *version;
 } fr_ort_api;
@@ -168,6 +178,10 @@ struct OrtCustomOp {
 /* Fills *out from a library's table of version ORT_API_VERSION_USED or later; `version` and the functions of plugin
  * providers are left to the caller. */
 void fr_ort_fill(const OrtApi *table, fr_ort_api *out);
+
+/* Tells fr_ort_fill which table is that of a newer library: a table does not say how long it is, and an operator is
+ * given nothing else. Any thread. */
+void fr_ort_know(const OrtApiBase *base);
 
 /* The status of a library that has no such table. */
 OrtStatus *fr_ort_too_old(const OrtApiBase *base);

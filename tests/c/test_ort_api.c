@@ -52,7 +52,46 @@ static void test_a_refusal_says_what_to_do_about_an_unknown_operator(void) {
     CHECK(fr_ort_check(&api, NULL, "b/round.onnx", &error) == FORERUN_OK);
 }
 
+static void (*older[512])(void), (*newer[512])(void);
+
+static void some(void) {
+}
+
+static const OrtApi *older_table(uint32_t version) {
+    CHECK(version < ORT_SHAPES_SINCE);
+    return (const OrtApi *)(const void *)older;
+}
+
+static const OrtApi *newer_table(uint32_t version) {
+    (void)version;
+    return (const OrtApi *)(const void *)newer;
+}
+
+static const char *older_version(void) {
+    return "1.23.2";
+}
+
+static const char *newer_version(void) {
+    return "1.24.0";
+}
+
+static void test_only_a_newer_library_is_asked_for_shapes(void) {
+    const OrtApiBase bases[] = {{older_table, older_version}, {newer_table, newer_version}};
+    for (size_t i = 0; i < 512; i++)
+        older[i] = newer[i] = some;
+    for (int twice = 0; twice < 2; twice++) {
+        fr_ort_api api = {.version = ""};
+        fr_ort_know(&bases[0]);
+        fr_ort_fill(older_table(ORT_API_VERSION_USED), &api);
+        CHECK(api.GetTensorElementTypeAndShapeDataReference == NULL && api.CreateStatus != NULL);
+        fr_ort_know(&bases[1]);
+        fr_ort_fill(newer_table(ORT_API_VERSION_USED), &api);
+        CHECK(api.GetTensorElementTypeAndShapeDataReference != NULL);
+    }
+}
+
 int main(void) {
+    test_only_a_newer_library_is_asked_for_shapes();
     test_operators_refuse_an_old_library();
     test_a_refusal_says_what_to_do_about_an_unknown_operator();
     fr_ort_api api;

@@ -1,15 +1,17 @@
 #include "linear.h"
 
 #include <math.h>
-#include <sched.h>
 #include <string.h>
 
 enum {
     ALIGNMENT = 64,
-    /* Weights of one part: small enough that threads which come late still find some, large enough that taking one
-     * costs nothing beside reading it. */
-    PART_BYTES = 96 * 1024,
-    CHUNK_INPUTS = 512 /* that one thread encodes for a batch of rows: whole groups */
+    LINE = 64,
+    /* Weights of one part: small enough that no thread waits long for the last one, large enough that taking one costs
+     * nothing beside reading it. */
+    PART_BYTES = 32 * 1024,
+    FETCH_BYTES = 16 * 1024, /* what memory gives while threads meet */
+    FEW_ROWS = 2,            /* that one thread quantizes faster than two meet */
+    CHUNK_INPUTS = 512       /* that one thread encodes for a batch of rows: whole groups */
 };
 
 static const uint32_t NOT_FINITE = 0x7F800000u; /* the bits of infinity; those of every NaN are larger */
@@ -59,10 +61,8 @@ size_t fr_linear_begin(fr_linear *it) {
     while (2 * it->columns_per_part * column_bytes <= PART_BYTES)
         it->columns_per_part *= 2;
     it->parts = it->rows == 0 ? 0 : ceil_div(columns, it->columns_per_part);
-    atomic_init(&it->next_row, 0);
-    atomic_init(&it->rows_done, 0);
-    atomic_init(&it->next_chunk, 0);
-    atomic_init(&it->chunks_done, 0);
+    fr_pieces_begin(&it->measured, it->rows);
+    fr_pieces_begin(&it->encoded, it->rows <= FEW_ROWS ? 1 : it->batches * it->chunks);
     return it->parts;
 }
 
@@ -76,7 +76,8 @@ static const float *values_of(const fr_linear *it, size_t row) {
     return (it->norm != NULL ? it->normalized : it->x) + row * it->k;
 }
 
-static void measure(fr_linear *it, size_t row) {
+static void measure(void *job, size_t row) {
+    const fr_linear *it = job;
     if (it->norm != NULL)
         it->path->steps->normalize(it->x + row * it->k, it->norm, it->k, it->epsilon, it->normalized + row * it->k);
     uint32_t bits = it->path->codes->peak(values_of(it, row), it->k);
@@ -118,32 +119,32 @@ static void encode_group(fr_linear *it, size_t batch, size_t group) {
 }
 
 /* Of all rows of a batch, whose codes share cache lines, which two threads would take from each other. */
-static void encode_chunk(fr_linear *it, size_t chunk) {
+static void encode_chunk(void *job, size_t chunk) {
+    fr_linear *it = job;
     const size_t per_chunk = ceil_div(it->groups, it->chunks), first = chunk % it->chunks * per_chunk;
     for (size_t group = first; group < first + per_chunk && group < it->groups; group++)
         encode_group(it, chunk / it->chunks, group);
 }
 
-/* Every thread that comes takes pieces until none is left, then waits for those that others still work on. */
-static void take_pieces(fr_linear *it, void (*work)(fr_linear *, size_t), size_t count, atomic_size_t *next,
-                        atomic_size_t *done) {
-    size_t piece;
-    while ((piece = atomic_fetch_add_explicit(next, 1, memory_order_relaxed)) < count) {
-        work(it, piece);
-        atomic_fetch_add_explicit(done, 1, memory_order_release);
-    }
-    for (int spins = 0; atomic_load_explicit(done, memory_order_acquire) != count; spins++)
-        if (spins > 1000) /* longer than any piece takes: the other thread lost its processor */
-            sched_yield();
+static void quantize_few(void *job, size_t piece) {
+    fr_linear *it = job;
+    (void)piece; /* there is one */
+    for (size_t row = 0; row < it->rows; row++)
+        measure(it, row);
+    for (size_t chunk = 0; chunk < it->batches * it->chunks; chunk++)
+        encode_chunk(it, chunk);
 }
 
 /* Row by row what needs the whole row, then all rows' codes by chunks of inputs. */
 static void quantize(fr_linear *it) {
-    const size_t chunks = it->batches * it->chunks;
-    if (atomic_load_explicit(&it->chunks_done, memory_order_acquire) == chunks)
+    if (fr_pieces_done(&it->encoded))
         return;
-    take_pieces(it, measure, it->rows, &it->next_row, &it->rows_done);
-    take_pieces(it, encode_chunk, chunks, &it->next_chunk, &it->chunks_done);
+    if (it->rows <= FEW_ROWS) {
+        fr_pieces_take(&it->encoded, quantize_few, it);
+    } else {
+        fr_pieces_take(&it->measured, measure, it);
+        fr_pieces_take(&it->encoded, encode_chunk, it);
+    }
 }
 
 static fr_linear_rows rows_of(const fr_linear *it, size_t batch) {
@@ -201,4 +202,12 @@ void fr_linear_part(fr_linear *it, size_t part) {
                 plain_column(it, column, batch);
     if (it->path->leave != NULL)
         it->path->leave();
+}
+
+void fr_linear_fetch(const fr_linear *it, size_t part) {
+    const size_t all = fr_linear_packed(it->path->format, it->n, it->k);
+    const size_t start = part * it->columns_per_part * blocks_of(it) * it->path->format->block_bytes;
+    const size_t end = start + FETCH_BYTES < all ? start + FETCH_BYTES : all;
+    for (size_t at = start; at < end; at += LINE)
+        __builtin_prefetch(it->weights + at, 0, 2);
 }

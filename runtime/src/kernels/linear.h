@@ -28,9 +28,9 @@
 #define FORERUN_LINEAR_H
 
 #include "float_steps.h"
+#include "pieces.h"
 #include "row_codes.h"
 
-#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -113,7 +113,7 @@ typedef struct fr_linear {
     size_t batches; /* of rows: as many as one call of multiply takes */
     size_t chunks;  /* of inputs, of each batch: what one thread encodes */
     size_t parts, columns_per_part;
-    atomic_size_t next_row, rows_done, next_chunk, chunks_done;
+    fr_pieces measured, encoded; /* of rows, of all batches' chunks */
 } fr_linear;
 
 size_t fr_linear_packed(const fr_linear_format *format, size_t n, size_t k);
@@ -122,6 +122,9 @@ size_t fr_linear_scratch(const fr_linear *it);
 
 /* Sets up and returns the number of parts. */
 size_t fr_linear_begin(fr_linear *it);
+
+/* Fetches the first weights of a part. */
+void fr_linear_fetch(const fr_linear *it, size_t part);
 
 /* Computes one part; whoever comes first quantizes the rows. Waits for other threads' rows at most. */
 void fr_linear_part(fr_linear *it, size_t part);
