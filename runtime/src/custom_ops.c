@@ -2,6 +2,7 @@
 
 #include "op_attention.h"
 #include "op_gated_recurrence.h"
+#include "op_layer.h"
 #include "op_linear.h"
 
 #include <stdatomic.h>
@@ -16,7 +17,8 @@ static OrtStatus *make_domain(const fr_ort_api *api, OrtCustomOpDomain **out) {
     const OrtCustomOp *const ops[] = {
         &fr_op_linear_int8.op,           &fr_op_gated_linear_int8.op, &fr_op_linear_int4.op,
         &fr_op_gated_linear_int4.op,     &fr_op_gated_recurrence,     &fr_op_cached_attention.op,
-        &fr_op_cached_attention_int8.op, &fr_op_block_attention.op,   &fr_op_block_attention_int8.op};
+        &fr_op_cached_attention_int8.op, &fr_op_block_attention.op,   &fr_op_block_attention_int8.op,
+        &fr_op_decoder_layer.op,         &fr_op_decoder_layer_int8.op};
     OrtStatus *status = api->CreateCustomOpDomain(DOMAIN, out);
     for (size_t i = 0; i < sizeof ops / sizeof ops[0] && status == NULL; i++)
         status = api->CustomOpDomain_Add(*out, ops[i]);
