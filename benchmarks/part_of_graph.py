@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from round_profile import Kernel, Tensor
 
 from forerun_compiler.ort_session import open_session
+from forerun_compiler.passes.fuse_layer import split_layers
 from forerun_compiler.passes.own_products import GATED_OF
 
 _PLAIN_OF = {gated: plain for plain, gated in GATED_OF.items()}
@@ -51,16 +53,23 @@ class Part:
     in_place: Mapping[str, str]
 
 
+def single_kernels(file: Path) -> onnx.ModelProto:
+    """The graph in `file` with every decoder layer as the kernels that it was fused of; weights stay where they are."""
+    model = ir.load(file)
+    split_layers(model)
+    return ir.to_proto(model)
+
+
 def cut(file: Path, ops: frozenset[str], kernels: Sequence[Kernel], given: Mapping[str, Tensor]) -> Part:
     """Keep the nodes of `ops` that ran, and the constants and (de)quantizations that they read.
 
     Args:
         file: the graph; its weights are not loaded.
         ops: op types.
-        kernels: of an unoptimized run, which say what ran and what it wrote.
+        kernels: of an unoptimized run of `single_kernels`, which say what ran and what it wrote.
         given: the graph's own inputs.
     """
-    model = onnx.load(file, load_external_data=False)
+    model = single_kernels(file)
     ran = {kernel.node: kernel for kernel in kernels}
     graphs = list(_graphs(model.graph))
     constants = {tensor.name: tensor for graph in graphs for tensor in graph.initializer}

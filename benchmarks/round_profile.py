@@ -42,11 +42,16 @@ class OpShare:
 
 
 def profile(
-    file: Path, threads: int, runs: int, optimized: bool, run: Callable[[Any], Callable[[], None]]
+    file: Path,
+    threads: int,
+    runs: int,
+    optimized: bool,
+    run: Callable[[Any], Callable[[], None]],
+    graph: bytes | None = None,
 ) -> list[Kernel]:
-    """Kernels of `runs` runs of the graph in `file`, in the order in which they began.
+    """Kernels of `runs` runs of the graph in `file`, in the order in which they began; of `graph` in its place.
 
-    `run(session)` returns one run. Without optimization nodes are those of the file, under their names there.
+    `run(session)` returns one run. Without optimization nodes are those of the graph, under their names there.
     """
     import onnxruntime
 
@@ -56,9 +61,14 @@ def profile(
     if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.register_custom_ops_library(str(forerun.kernel_library()))
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(file.parent.absolute())
+    )
     with tempfile.TemporaryDirectory() as folder:
         options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "profile")
-        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(file) if graph is None else graph, options, providers=["CPUExecutionProvider"]
+        )
         call = run(session)
         for _ in range(runs):
             call()

@@ -5,7 +5,8 @@
 
 First way: the round's graph is cut down to its products (and, apart, to its attention), every kernel with the shapes
 and weights that it has in the round; whole and parts are timed in turn. Second way: ONNX Runtime's profile of the
-round, summed by op. The profile costs time itself, so read its shares and not its sum.
+round, summed by op. The profile costs time itself, so read its shares and not its sum. Both ways take decoder layers
+apart into their kernels, which costs time too; the whole round is as it is.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 import onnx
 from in_turn import Blocks, bind_graph, cached_tokens, feed_widths, make_states, time_in_turn
-from part_of_graph import ATTENTION, PRODUCTS, cut, run_part
+from part_of_graph import ATTENTION, PRODUCTS, cut, run_part, single_kernels
 from result_files import machine_name, versions, write_results
 from round_profile import Kernel, OpShare, Tensor, profile, shares
 
@@ -76,6 +77,7 @@ class RoundParts:
     def __init__(self, folder: Path, manifest: Manifest, feed: tuple[int, int], threads: int) -> None:
         self.graph, self.facts, self.feed, self.threads = manifest.graphs["round"], manifest.model, feed, threads
         self.file = folder / self.graph.file
+        self.kernels = single_kernels(self.file)
 
     def bind(self, session: Any) -> Any:
         return bind_graph(session, self.graph, self.facts, make_states(self.graph), self.feed)
@@ -85,7 +87,7 @@ class RoundParts:
 
     def parts(self) -> tuple[tuple[int, Any], tuple[int, Any]]:
         """(how many, one run) of the products and of the attention."""
-        kernels = profile(self.file, self.threads, 1, False, self.bind)
+        kernels = self._profile(1, optimized=False)
         given = _given(self.graph, sum(self.feed))
         products, attention = (cut(self.file, ops, kernels, given) for ops in (PRODUCTS, ATTENTION))
         values = self._integers([name for name, tensor in attention.inputs.items() if tensor[0] != "float"])
@@ -95,7 +97,10 @@ class RoundParts:
         )
 
     def profiled(self) -> list[Kernel]:
-        return profile(self.file, self.threads, PROFILED_RUNS, True, self.bind)
+        return self._profile(PROFILED_RUNS, optimized=True)
+
+    def _profile(self, runs: int, *, optimized: bool) -> list[Kernel]:
+        return profile(self.file, self.threads, runs, optimized, self.bind, self.kernels.SerializeToString())
 
     def _integers(self, names: Sequence[str]) -> dict[str, Any]:
         """Values of the round that tell attention where it is: made outputs of the graph, and read."""
@@ -105,7 +110,8 @@ class RoundParts:
         for tensor in self.graph.inputs:
             shape = [known + drafted if isinstance(size, str) else size for size in tensor.shape]
             feeds[tensor.name] = np.full(shape, counts.get(tensor.name, 0), tensor.dtype)
-        model = onnx.load(self.file, load_external_data=False)
+        model = onnx.ModelProto()
+        model.CopyFrom(self.kernels)
         made = [name for name in names if name not in feeds]
         outputs = {output.name for output in model.graph.output}
         model.graph.output.extend(

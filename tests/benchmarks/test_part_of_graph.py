@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
-from part_of_graph import ATTENTION, PRODUCTS, cut, run_part
+from part_of_graph import ATTENTION, PRODUCTS, cut, run_part, single_kernels
 from round_profile import profile, read_events, shares
 from round_share import RoundParts, Share, _given
 
@@ -21,8 +21,10 @@ from forerun_compiler.number_formats.packing import unpack_blocks, unpack_nibble
 from forerun_compiler.ort_session import open_session
 from forerun_compiler.passes.fuse_addend import fuse_addend
 from forerun_compiler.passes.fuse_gate import fuse_gate
+from forerun_compiler.passes.fuse_layer import fuse_layer
 from forerun_compiler.passes.fuse_norm import fuse_norm
 from hand_graphs import FLOAT, constant, node
+from layer_graphs import feeds_for, layer_model
 from product_graphs import OPS, T, apply, of_each_precision, product, quantized
 from tiny_bundles import manifest
 from tiny_pairs import pair
@@ -177,3 +179,18 @@ def test_the_rest_is_what_the_parts_leave() -> None:
     share = Share(8, 1100.0, 70, 900.0, 13, 100.0)
     assert share.rest_us == 100.0
     assert share.over == pytest.approx(0.1)
+
+
+def test_a_layer_counts_as_its_kernels(tmp_path: Path) -> None:
+    model = layer_model()
+    feeds, file = feeds_for(model, 3), tmp_path / "layer.onnx"
+    assert fuse_layer(model) == 1
+    file.write_bytes(ir.to_proto(model).SerializeToString())
+    graph = single_kernels(file).SerializeToString()
+    kernels = profile(file, 1, 1, False, lambda session: lambda: session.run(None, feeds), graph)
+    names = {"float32": "float"}
+    given = {name: (names.get(array.dtype.name, array.dtype.name), array.shape) for name, array in feeds.items()}
+    products, attention = (cut(file, ops, kernels, given) for ops in (PRODUCTS, ATTENTION))
+    assert (products.nodes, attention.nodes) == (4, 1)
+    run_part(file, products, {}, threads=1)()
+    run_part(file, attention, {"position": feeds["position"]}, threads=1)()

@@ -14,6 +14,7 @@ from forerun_compiler.passes.emulate_fp8 import emulate_fp8
 from forerun_compiler.passes.emulate_nvfp4 import emulate_nvfp4
 from forerun_compiler.passes.fuse_addend import fuse_addend
 from forerun_compiler.passes.fuse_gate import fuse_gate
+from forerun_compiler.passes.fuse_layer import fuse_layer
 from forerun_compiler.passes.fuse_norm import fuse_norm
 from forerun_compiler.passes.fuse_recurrence import fuse_recurrence
 from forerun_compiler.passes.lower_attention import lower_attention
@@ -37,6 +38,7 @@ _INTO_PRODUCTS = (
 )
 # Of any precision: the walk of a drafter that has one is a chain of small nodes.
 _RECURRENCES = Pass("fuse recurrences", fuse_recurrence, must_fire=False)
+_LAYERS = Pass("fuse layers", fuse_layer, must_fire=False)
 
 
 def passes_for(engine: EngineTarget, rounded: Rounded = NEAREST) -> tuple[Pass, ...]:
@@ -60,6 +62,7 @@ def passes_for(engine: EngineTarget, rounded: Rounded = NEAREST) -> tuple[Pass, 
         Pass("emulate fp8", emulate_fp8, must_fire=False),
         Pass("emulate nvfp4", emulate_nvfp4, must_fire=False),
         Pass("lower float32", lower_linear, must_fire=False),
+        *(() if stock else (_LAYERS,)),
     )
 
 

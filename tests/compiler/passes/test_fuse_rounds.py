@@ -11,6 +11,7 @@ import pytest
 from forerun_compiler.engines import onnxruntime as engine
 from forerun_compiler.manifest import EngineTarget, Precision
 from forerun_compiler.passes.assign_precision import assign_precision
+from forerun_compiler.passes.fuse_layer import split_layers
 from forerun_compiler.passes.lower_ort import lower_ort, passes_for
 from forerun_compiler.pipeline import CompiledGraphs
 from ort_rounds import Array, GraphRunner, open_session
@@ -60,6 +61,8 @@ def caches(file: Path, tokens: Array, step: int) -> dict[str, Array]:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_step_of_plain_decoding_is_little_but_products_and_attention(tmp_path: Path, scheme: str) -> None:
     _, graphs = written(tmp_path, True, scheme)
+    layers = [node.op_type for node in graphs.plain.graph]
+    assert layers.count("DecoderLayer") == split_layers(graphs.plain) == 3
     ops = Counter(node.op_type for node in graphs.plain.graph.all_nodes())
     # A layer: q, k and v; o; gate and up; down. At the end the LM head.
     product = SCHEMES[scheme]
