@@ -20,7 +20,8 @@ Array = npt.NDArray[np.generic]
 
 def make_model(inputs: Sequence[ir.Value], nodes: Sequence[ir.Node], outputs: Sequence[ir.Value]) -> ir.Model:
     """A model in the dialect; initializers are found through the nodes."""
-    graph = ir.Graph(inputs, outputs, nodes=nodes, opset_imports={"": OPSET, DOMAIN: 1}, name="hand")
+    imports = {"": OPSET, DOMAIN: 1} | {node.domain: 1 for node in nodes if node.domain}
+    graph = ir.Graph(inputs, outputs, nodes=nodes, opset_imports=imports, name="hand")
     for node in nodes:
         for value in node.inputs:
             if value is not None and value.const_value is not None and value.name not in graph.initializers:

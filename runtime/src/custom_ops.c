@@ -4,6 +4,7 @@
 #include "op_gated_recurrence.h"
 #include "op_layer.h"
 #include "op_linear.h"
+#include "op_walk.h"
 
 #include <stdatomic.h>
 
@@ -15,10 +16,10 @@ enum { MAX_COPIES = 8 };
 static OrtStatus *make_domain(const fr_ort_api *api, OrtCustomOpDomain **out) {
     *out = NULL;
     const OrtCustomOp *const ops[] = {
-        &fr_op_linear_int8.op,           &fr_op_gated_linear_int8.op, &fr_op_linear_int4.op,
-        &fr_op_gated_linear_int4.op,     &fr_op_gated_recurrence,     &fr_op_cached_attention.op,
-        &fr_op_cached_attention_int8.op, &fr_op_block_attention.op,   &fr_op_block_attention_int8.op,
-        &fr_op_decoder_layer.op,         &fr_op_decoder_layer_int8.op};
+        &fr_op_linear_int8.op,           &fr_op_gated_linear_int8.op,  &fr_op_linear_int4.op,
+        &fr_op_gated_linear_int4.op,     &fr_op_gated_recurrence,      &fr_op_cached_attention.op,
+        &fr_op_cached_attention_int8.op, &fr_op_block_attention.op,    &fr_op_block_attention_int8.op,
+        &fr_op_decoder_layer.op,         &fr_op_decoder_layer_int8.op, &fr_op_greedy_walk};
     OrtStatus *status = api->CreateCustomOpDomain(DOMAIN, out);
     for (size_t i = 0; i < sizeof ops / sizeof ops[0] && status == NULL; i++)
         status = api->CustomOpDomain_Add(*out, ops[i]);

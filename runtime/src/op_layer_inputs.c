@@ -8,23 +8,11 @@
 
 static const char *const PREFIXES[FR_LAYER_PRODUCTS] = {"qkv_", "output_", "gate_", "down_"};
 
-static const fr_op_linear *linear_of(int is_int4, int is_gated) {
-    if (is_gated)
-        return is_int4 ? &fr_op_gated_linear_int4 : &fr_op_gated_linear_int8;
-    return is_int4 ? &fr_op_linear_int4 : &fr_op_linear_int8;
-}
-
 static OrtStatus *set_up_product(fr_op_layer *self, const OrtKernelInfo *info, size_t i) {
     fr_linear_node *product = &self->products[i];
     const char *prefix = PREFIXES[i];
-    char group_size[32];
-    int64_t found = 0;
-    snprintf(group_size, sizeof group_size, "%sgroup_size", prefix);
-    OrtStatus *absent = self->api.KernelInfoGetAttribute_int64(info, group_size, &found);
-    product->op = linear_of(absent == NULL, i == FR_LAYER_GATED);
-    if (absent != NULL)
-        self->api.ReleaseStatus(absent);
     product->api = self->api;
+    product->op = fr_linear_node_kind(&self->api, info, prefix, i == FR_LAYER_GATED);
     snprintf(product->name, sizeof product->name, "%.*s of %.100s", (int)strcspn(prefix, "_"), prefix, self->name);
     return fr_linear_node_set_up(product, info, prefix);
 }
@@ -37,15 +25,6 @@ OrtStatus *fr_op_layer_set_up(fr_op_layer *self, const OrtKernelInfo *info) {
     return fr_op_attention_set_up(&self->attention, info);
 }
 
-/* Products of both precisions share one place among the inputs, so that the library does not know the type. */
-static OrtStatus *check_scale(const fr_op_layer *self, const fr_op_tensor *scale, size_t i) {
-    const int wanted = self->products[i].op->scale_type;
-    if (scale->type == wanted)
-        return NULL;
-    return REFUSE(self, "expected the scales of %.*s to be of ONNX's type %d; found %d. Build the bundle again.",
-                  (int)strcspn(PREFIXES[i], "_"), PREFIXES[i], wanted, scale->type);
-}
-
 /* A product of rows [B, T, width]; *width becomes that of what it writes. */
 static OrtStatus *take_product(const fr_op_layer *self, const fr_op_tensor *of, size_t i, int64_t *width,
                                fr_linear *job) {
@@ -56,7 +35,6 @@ static OrtStatus *take_product(const fr_op_layer *self, const fr_op_tensor *of, 
     in.x.sizes[2] = *width;
     if (norms[i] != 0)
         in.norm = of[norms[i]];
-    FR_OP_TRY(check_scale(self, &in.scale, i));
     FR_OP_TRY(fr_linear_node_take(&self->products[i], &in, job));
     *width = (int64_t)(job->gated ? job->n / 2 : job->n);
     return NULL;

@@ -6,13 +6,6 @@ enum { MAX_NAME = 32 }; /* of an attribute, with its end */
 
 #define REFUSE(self, ...) fr_op_refuse(&(self)->api, (self)->op->name, (self)->name, __VA_ARGS__)
 
-static int64_t elements_of(const fr_op_tensor *it) {
-    int64_t count = 1;
-    for (size_t i = 0; i < it->rank; i++)
-        count *= it->sizes[i];
-    return count;
-}
-
 /* 0 where there is none. */
 static int64_t read_integer(const fr_linear_node *self, const OrtKernelInfo *info, const char *prefix,
                             const char *name) {
@@ -49,6 +42,18 @@ static OrtStatus *choose_path(fr_linear_node *self, const OrtKernelInfo *info, c
     return NULL;
 }
 
+const fr_op_linear *fr_linear_node_kind(const fr_ort_api *api, const OrtKernelInfo *info, const char *prefix,
+                                        int is_gated) {
+    char full[MAX_NAME];
+    int64_t found = 0;
+    snprintf(full, sizeof full, "%sgroup_size", prefix);
+    OrtStatus *absent = api->KernelInfoGetAttribute_int64(info, full, &found);
+    if (absent == NULL)
+        return is_gated ? &fr_op_gated_linear_int4 : &fr_op_linear_int4;
+    api->ReleaseStatus(absent);
+    return is_gated ? &fr_op_gated_linear_int8 : &fr_op_linear_int8;
+}
+
 OrtStatus *fr_linear_node_set_up(fr_linear_node *self, const OrtKernelInfo *info, const char *prefix) {
     FR_OP_TRY(choose_path(self, info, prefix));
     read_epsilon(self, info, prefix);
@@ -63,6 +68,14 @@ OrtStatus *fr_linear_node_set_up(fr_linear_node *self, const OrtKernelInfo *info
         "expected the attributes %sgroup_size, of 32, 64 or 128, and %soutputs, of at least 1; found %lld and "
         "%lld. Build the bundle again.",
         prefix, prefix, (long long)self->group_size, (long long)self->outputs);
+}
+
+/* An operator for both precisions cannot say to the library of which type its scales are. */
+static OrtStatus *check_scale(const fr_linear_node *self, const fr_op_tensor *scale) {
+    if (scale->type == self->op->scale_type)
+        return NULL;
+    return REFUSE(self, "expected scales of ONNX's type %d; found %d. Build the bundle again.", self->op->scale_type,
+                  scale->type);
 }
 
 /* Int8: the scales are [N]. Int4: N is an attribute. */
@@ -81,7 +94,7 @@ static OrtStatus *check_sizes(const fr_linear_node *self, const fr_linear_tensor
                       2 * FR_LINEAR_OUTPUTS, (long long)n);
     job->n = (size_t)n;
     job->k = (size_t)k;
-    job->rows = (size_t)elements_of(x) / job->k;
+    job->rows = (size_t)fr_op_elements(x) / job->k;
     return NULL;
 }
 
@@ -116,10 +129,10 @@ static OrtStatus *check_around(const fr_linear_node *self, const fr_linear_tenso
     const fr_op_tensor *norm = &of->norm, *addend = &of->addend;
     if (norm->data != NULL && (norm->rank != 1 || norm->sizes[0] != (int64_t)job->k))
         return REFUSE(self, "expected norm [%zu]; found %zu dimensions, %lld elements.", job->k, norm->rank,
-                      (long long)elements_of(norm));
+                      (long long)fr_op_elements(norm));
     if (norm->data != NULL && !(self->epsilon >= 0.0f))
         return REFUSE(self, "a norm needs the attribute epsilon, zero or more.");
-    int64_t count = elements_of(addend), n = (int64_t)job->n;
+    int64_t count = fr_op_elements(addend), n = (int64_t)job->n;
     if (addend->data != NULL && count != n && count != (int64_t)job->rows * n)
         return REFUSE(self, "expected an addend of %lld elements, or of %lld for each row; found %lld.",
                       (long long)((int64_t)job->rows * n), (long long)n, (long long)count);
@@ -137,6 +150,7 @@ OrtStatus *fr_linear_node_take(const fr_linear_node *self, const fr_linear_tenso
                        .epsilon = self->epsilon,
                        .addend = of->addend.data,
                        .gated = self->op->gated};
+    FR_OP_TRY(check_scale(self, &of->scale));
     FR_OP_TRY(check_sizes(self, of, job));
     FR_OP_TRY(check_packed(self, of, job));
     return check_around(self, of, job);

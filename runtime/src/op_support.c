@@ -127,6 +127,13 @@ OrtStatus *fr_op_free(const fr_ort_api *api, OrtAllocator *allocator, void *memo
     return status;
 }
 
+int64_t fr_op_elements(const fr_op_tensor *it) {
+    int64_t count = 1;
+    for (size_t i = 0; i < it->rank; i++)
+        count *= it->sizes[i];
+    return count;
+}
+
 const char *fr_op_show(const fr_op_tensor *it, char *out, size_t size) {
     size_t used = (size_t)snprintf(out, size, "[");
     for (size_t i = 0; i < it->rank && used < size; i++)

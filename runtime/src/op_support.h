@@ -50,6 +50,8 @@ OrtStatus *fr_op_run(const fr_ort_api *api, const OrtKernelContext *context, fr_
 /* Frees scratch memory after a run; returns the run's status, or where that is NULL that of freeing. */
 OrtStatus *fr_op_free(const fr_ort_api *api, OrtAllocator *allocator, void *memory, OrtStatus *status);
 
+int64_t fr_op_elements(const fr_op_tensor *it);
+
 /* Writes the shape of a tensor, [2, 3], cut to what fits; returns `out`. */
 const char *fr_op_show(const fr_op_tensor *it, char *out, size_t size);
 

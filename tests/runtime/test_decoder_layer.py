@@ -116,8 +116,8 @@ def swap_scales(node: ir.Node) -> None:
         (set_attribute("num_heads", 3), "expected num_heads a multiple of kv_num_heads"),
         (set_attribute("num_heads", 6), "expected qkv [B, T, 160]"),
         (drop("gate_epsilon"), "a norm needs the attribute epsilon"),
-        (drop("output_group_size"), "expected the scales of output to be of ONNX's type 1; found 16"),
-        (swap_scales, "expected the scales of qkv to be of ONNX's type 16; found 1"),
+        (drop("output_group_size"), "LinearInt8 output of y.node.layer: expected scales of ONNX's type 1; found 16"),
+        (swap_scales, "LinearInt4 qkv of y.node.layer: expected scales of ONNX's type 16; found 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(change: Callable[[ir.Node], None], expected: str) -> None:

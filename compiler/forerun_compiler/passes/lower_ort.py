@@ -17,6 +17,7 @@ from forerun_compiler.passes.fuse_gate import fuse_gate
 from forerun_compiler.passes.fuse_layer import fuse_layer
 from forerun_compiler.passes.fuse_norm import fuse_norm
 from forerun_compiler.passes.fuse_recurrence import fuse_recurrence
+from forerun_compiler.passes.fuse_walk import fuse_walk
 from forerun_compiler.passes.lower_attention import lower_attention
 from forerun_compiler.passes.lower_experts import lower_experts
 from forerun_compiler.passes.lower_linear import lower_linear
@@ -37,7 +38,10 @@ _INTO_PRODUCTS = (
     Pass("fuse addends into products", fuse_addend, must_fire=False),
 )
 # Of any precision: the walk of a drafter that has one is a chain of small nodes.
-_RECURRENCES = Pass("fuse recurrences", fuse_recurrence, must_fire=False)
+_RECURRENCES = (
+    Pass("fuse recurrences", fuse_recurrence, must_fire=False),
+    Pass("fuse walks", fuse_walk, must_fire=False),
+)
 _LAYERS = Pass("fuse layers", fuse_layer, must_fire=False)
 
 
@@ -57,7 +61,7 @@ def passes_for(engine: EngineTarget, rounded: Rounded = NEAREST) -> tuple[Pass, 
         Pass("lower experts", lower_experts, must_fire=False),
         Pass("quantize int8", int8, must_fire=False),
         Pass("quantize int4", int4, must_fire=False),
-        *(() if stock else (*_INTO_PRODUCTS, _RECURRENCES)),
+        *(() if stock else (*_INTO_PRODUCTS, *_RECURRENCES)),
         Pass("quantize int8-static", quantize_int8_static, must_fire=False),
         Pass("emulate fp8", emulate_fp8, must_fire=False),
         Pass("emulate nvfp4", emulate_nvfp4, must_fire=False),
