@@ -47,7 +47,7 @@ def test_only_our_own_operators_take_in_what_stands_between_products() -> None:
     own, stock = ([step.name for step in passes_for(EngineTarget(kernels=kernels))] for kernels in ("forerun", "stock"))
     fusions = [name for name in own if name.startswith("fuse ")]
     into = ["fuse norms into products", "fuse gates into products", "fuse addends into products"]
-    assert fusions == [*into, "fuse recurrences", "fuse layers"]
+    assert fusions == [*into, "fuse recurrences", "fuse walks", "fuse layers"]
     assert own[-1] == "fuse layers"
     assert [name for name in own if name not in fusions] == stock
     assert own.index(fusions[0]) == own.index("quantize int4") + 1
