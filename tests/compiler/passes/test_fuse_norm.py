@@ -40,14 +40,15 @@ def rows() -> ir.Value:
     return ir.val("x", FLOAT, [1, T, K])
 
 
-def check_numbers(model: ir.Model, fused: int) -> None:
+def check_numbers(model: ir.Model, fused: int, left: int = 0) -> None:
+    """Bit for bit, unless norms are `left` that the library sums in an order of its own."""
     feeds = feeds_of(model)
     before = evaluate(model, feeds)
     assert apply(model, fuse_norm) == fused
     after = evaluate(model, feeds)
     close(after, before, TOLERANCE)
-    for name, array in run(model, feeds).items():
-        np.testing.assert_array_equal(array, after[name], name)
+    found = run(model, feeds)
+    close(found, after, TOLERANCE if left else 0.0)
 
 
 @of_each_precision
@@ -70,7 +71,7 @@ def test_a_product_takes_one_norm() -> None:
     second = normed(first.outputs[0], "second")
     last = product(second.outputs[0], "p", N)
     model = quantized([x], [first, second, last], last.outputs)
-    check_numbers(model, 1)
+    check_numbers(model, 1, left=1)
     assert all_ops(model) == ["LinearInt8", "RMSNormalization"]
 
 
