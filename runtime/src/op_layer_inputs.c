@@ -2,24 +2,16 @@
 #include "op_layer.h"
 
 #include <stdio.h>
-#include <string.h>
 
 #define REFUSE(self, ...) fr_op_refuse(&(self)->api, (self)->kind->name, (self)->name, __VA_ARGS__)
 
-static const char *const PREFIXES[FR_LAYER_PRODUCTS] = {"qkv_", "output_", "gate_", "down_"};
-
-static OrtStatus *set_up_product(fr_op_layer *self, const OrtKernelInfo *info, size_t i) {
-    fr_linear_node *product = &self->products[i];
-    const char *prefix = PREFIXES[i];
-    product->api = self->api;
-    product->op = fr_linear_node_kind(&self->api, info, prefix, i == FR_LAYER_GATED);
-    snprintf(product->name, sizeof product->name, "%.*s of %.100s", (int)strcspn(prefix, "_"), prefix, self->name);
-    return fr_linear_node_set_up(product, info, prefix);
-}
+static const char *const PARTS[FR_LAYER_PRODUCTS] = {"qkv", "output", "gate", "down"};
 
 OrtStatus *fr_op_layer_set_up(fr_op_layer *self, const OrtKernelInfo *info) {
-    for (size_t i = 0; i < FR_LAYER_PRODUCTS; i++)
-        FR_OP_TRY(set_up_product(self, info, i));
+    for (size_t i = 0; i < FR_LAYER_PRODUCTS; i++) {
+        const fr_linear_part_name name = {.part = PARTS[i], .node = self->name, .is_gated = i == FR_LAYER_GATED};
+        FR_OP_TRY(fr_linear_node_set_up_part(&self->products[i], &self->api, info, &name));
+    }
     self->attention.kind = self->kind->attention, self->attention.api = self->api;
     snprintf(self->attention.name, sizeof self->attention.name, "%s", self->name);
     return fr_op_attention_set_up(&self->attention, info);
@@ -53,8 +45,8 @@ static OrtStatus *check_residual(const fr_op_layer *self, int64_t width, const f
     const int64_t wanted = of[FR_LAYER_X].sizes[2];
     if (width == wanted)
         return NULL;
-    return REFUSE(self, "expected %lld outputs of %.*s, as x has; found %lld.", (long long)wanted,
-                  (int)strcspn(PREFIXES[i], "_"), PREFIXES[i], (long long)width);
+    return REFUSE(self, "expected %lld outputs of %s, as x has; found %lld.", (long long)wanted, PARTS[i],
+                  (long long)width);
 }
 
 OrtStatus *fr_op_layer_take(const fr_op_layer *self, fr_op_tensor *of, fr_layer *job) {

@@ -42,18 +42,6 @@ static OrtStatus *choose_path(fr_linear_node *self, const OrtKernelInfo *info, c
     return NULL;
 }
 
-const fr_op_linear *fr_linear_node_kind(const fr_ort_api *api, const OrtKernelInfo *info, const char *prefix,
-                                        int is_gated) {
-    char full[MAX_NAME];
-    int64_t found = 0;
-    snprintf(full, sizeof full, "%sgroup_size", prefix);
-    OrtStatus *absent = api->KernelInfoGetAttribute_int64(info, full, &found);
-    if (absent == NULL)
-        return is_gated ? &fr_op_gated_linear_int4 : &fr_op_linear_int4;
-    api->ReleaseStatus(absent);
-    return is_gated ? &fr_op_gated_linear_int8 : &fr_op_linear_int8;
-}
-
 OrtStatus *fr_linear_node_set_up(fr_linear_node *self, const OrtKernelInfo *info, const char *prefix) {
     FR_OP_TRY(choose_path(self, info, prefix));
     read_epsilon(self, info, prefix);
@@ -68,6 +56,28 @@ OrtStatus *fr_linear_node_set_up(fr_linear_node *self, const OrtKernelInfo *info
         "expected the attributes %sgroup_size, of 32, 64 or 128, and %soutputs, of at least 1; found %lld and "
         "%lld. Build the bundle again.",
         prefix, prefix, (long long)self->group_size, (long long)self->outputs);
+}
+
+/* Of int4 where the node has the prefix's group_size. */
+static const fr_op_linear *kind_of(const fr_ort_api *api, const OrtKernelInfo *info, const char *prefix, int is_gated) {
+    char full[MAX_NAME];
+    int64_t found = 0;
+    snprintf(full, sizeof full, "%sgroup_size", prefix);
+    OrtStatus *absent = api->KernelInfoGetAttribute_int64(info, full, &found);
+    if (absent == NULL)
+        return is_gated ? &fr_op_gated_linear_int4 : &fr_op_linear_int4;
+    api->ReleaseStatus(absent);
+    return is_gated ? &fr_op_gated_linear_int8 : &fr_op_linear_int8;
+}
+
+OrtStatus *fr_linear_node_set_up_part(fr_linear_node *self, const fr_ort_api *api, const OrtKernelInfo *info,
+                                      const fr_linear_part_name *name) {
+    char prefix[16];
+    snprintf(prefix, sizeof prefix, "%s_", name->part);
+    self->api = *api;
+    self->op = kind_of(api, info, prefix, name->is_gated);
+    snprintf(self->name, sizeof self->name, "%s of %.100s", name->part, name->node);
+    return fr_linear_node_set_up(self, info, prefix);
 }
 
 /* An operator for both precisions cannot say to the library of which type its scales are. */

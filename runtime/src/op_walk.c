@@ -3,7 +3,6 @@
 #include "kernels/walk.h"
 #include "op_linear_node.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
 #define REFUSE(self, ...) fr_op_refuse(&(self)->api, NAME, (self)->name, __VA_ARGS__)
@@ -92,20 +91,12 @@ static OrtStatus *compute(void *data, OrtKernelContext *context) {
     return fr_op_free(&self->api, self->allocator, job.scratch, status);
 }
 
-static OrtStatus *set_up_product(const kernel *self, fr_linear_node *node, const OrtKernelInfo *info,
-                                 const char *part) {
-    char prefix[16];
-    snprintf(prefix, sizeof prefix, "%s_", part);
-    node->api = self->api;
-    snprintf(node->name, sizeof node->name, "%s of %.100s", part, self->name);
-    node->op = fr_linear_node_kind(&self->api, info, prefix, 0);
-    return fr_linear_node_set_up(node, info, prefix);
-}
-
 static OrtStatus *set_up(kernel *self, const OrtKernelInfo *info) {
     fr_op_node_name(&self->api, info, self->name, sizeof self->name);
-    FR_OP_TRY(set_up_product(self, &self->joint, info, "joint"));
-    FR_OP_TRY(set_up_product(self, &self->output, info, "output"));
+    const fr_linear_part_name joint = {.part = "joint", .node = self->name},
+                              output = {.part = "output", .node = self->name};
+    FR_OP_TRY(fr_linear_node_set_up_part(&self->joint, &self->api, info, &joint));
+    FR_OP_TRY(fr_linear_node_set_up_part(&self->output, &self->api, info, &output));
     FR_OP_TRY(self->api.KernelInfoGetAttribute_int64(info, "state_size", &self->state_size));
     if (self->state_size < 1)
         return REFUSE(self, "expected the attribute state_size of at least 1; found %lld.",

@@ -1,25 +1,22 @@
 #include "layer.h"
 
-enum { ALIGNMENT = 64 };
-enum { WRITE = 1, ATTEND }; /* the attention's phases */
+#include "scratch.h"
 
-static size_t rounded(size_t bytes) {
-    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-}
+enum { WRITE = 1, ATTEND }; /* the attention's phases */
 
 /* Bytes of what a product writes for the next phase. */
 static size_t written(const fr_linear *it) {
-    return rounded(it->rows * (it->gated ? it->n / 2 : it->n) * sizeof(float));
+    return fr_lines(it->rows * (it->gated ? it->n / 2 : it->n) * sizeof(float));
 }
 
 /* Bytes of what the attention writes: what the next product reads. */
 static size_t attended(const fr_layer *it) {
     const fr_linear *output = &it->products[FR_LAYER_OUTPUT];
-    return rounded(output->rows * output->k * sizeof(float));
+    return fr_lines(output->rows * output->k * sizeof(float));
 }
 
 size_t fr_layer_scratch(const fr_layer *it) {
-    size_t shared = 0, total = ALIGNMENT + attended(it);
+    size_t shared = 0, total = FR_LINE + attended(it);
     for (size_t i = 0; i < FR_LAYER_PRODUCTS; i++) {
         const size_t own = fr_linear_scratch(&it->products[i]);
         shared = own > shared ? own : shared; /* products never run at the same time */
@@ -32,21 +29,15 @@ static size_t phase_of(size_t product) {
     return product == FR_LAYER_QKV ? 0 : product + ATTEND;
 }
 
-static void *take(char **free, size_t bytes) {
-    void *taken = *free;
-    *free += bytes;
-    return taken;
-}
-
 /* Each phase writes what the next one reads. */
 static void connect(fr_layer *it) {
     fr_linear *qkv = &it->products[FR_LAYER_QKV], *output = &it->products[FR_LAYER_OUTPUT];
     fr_linear *gated = &it->products[FR_LAYER_GATED], *down = &it->products[FR_LAYER_DOWN];
-    char *free = (char *)it->scratch + (rounded((uintptr_t)it->scratch) - (uintptr_t)it->scratch);
-    qkv->x = it->x, qkv->y = take(&free, written(qkv));
-    it->attention.first.qkv = qkv->y, it->attention.first.out = take(&free, attended(it));
-    output->x = it->attention.first.out, output->y = take(&free, written(output));
-    gated->x = output->y, gated->y = take(&free, written(gated));
+    char *free = fr_first_line(it->scratch);
+    qkv->x = it->x, qkv->y = fr_take_lines(&free, written(qkv));
+    it->attention.first.qkv = qkv->y, it->attention.first.out = fr_take_lines(&free, attended(it));
+    output->x = it->attention.first.out, output->y = fr_take_lines(&free, written(output));
+    gated->x = output->y, gated->y = fr_take_lines(&free, written(gated));
     down->x = gated->y, down->y = it->y;
     output->addend = it->x, output->addend_stride = output->n;
     down->addend = output->y, down->addend_stride = down->n;

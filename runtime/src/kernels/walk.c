@@ -1,10 +1,9 @@
 #include "walk.h"
 
 #include "../sampler.h"
+#include "scratch.h"
 
 #include <string.h>
-
-enum { ALIGNMENT = 64 };
 
 /* What threads do one after the other in a slot. */
 enum { JOINT, RECUR, OUTPUT, CHOOSE, PHASES };
@@ -13,13 +12,9 @@ typedef struct fr_walk_slot {
     fr_walk *walk;
     fr_linear joint, output;
     struct {
-        _Alignas(ALIGNMENT) fr_pieces of; /* in a line of its own: threads take it from each other */
+        _Alignas(FR_LINE) fr_pieces of; /* in a line of its own: threads take it from each other */
     } phases[PHASES];
 } fr_walk_slot;
-
-static size_t rounded(size_t bytes) {
-    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-}
 
 static size_t larger(size_t a, size_t b) {
     return a > b ? a : b;
@@ -27,7 +22,7 @@ static size_t larger(size_t a, size_t b) {
 
 /* Products never run at the same time: they share their scratch. */
 static size_t products_scratch(const fr_walk *it) {
-    return rounded(larger(fr_linear_scratch(&it->joint), fr_linear_scratch(&it->output)));
+    return fr_lines(larger(fr_linear_scratch(&it->joint), fr_linear_scratch(&it->output)));
 }
 
 /* At most: a part has at least one column. */
@@ -36,28 +31,22 @@ static size_t most_parts(const fr_walk *it) {
 }
 
 size_t fr_walk_scratch(const fr_walk *it) {
-    const size_t state = rounded(it->state_size * sizeof(float));
-    return ALIGNMENT + rounded(it->slots * sizeof(fr_walk_slot)) + rounded(it->joint.k * sizeof(float)) +
-           rounded(it->joint.n * sizeof(float)) + 2 * state + rounded(it->output.n * sizeof(float)) +
-           rounded(most_parts(it) * sizeof(int64_t)) + products_scratch(it);
-}
-
-static void *take(char **free, size_t bytes) {
-    void *taken = *free;
-    *free += rounded(bytes);
-    return taken;
+    const size_t state = fr_lines(it->state_size * sizeof(float));
+    return FR_LINE + fr_lines(it->slots * sizeof(fr_walk_slot)) + fr_lines(it->joint.k * sizeof(float)) +
+           fr_lines(it->joint.n * sizeof(float)) + 2 * state + fr_lines(it->output.n * sizeof(float)) +
+           fr_lines(most_parts(it) * sizeof(int64_t)) + products_scratch(it);
 }
 
 /* Returns what is left, the scratch of products. */
 static void *share_out(fr_walk *it) {
-    char *free = (char *)it->scratch + (rounded((uintptr_t)it->scratch) - (uintptr_t)it->scratch);
-    it->steps = take(&free, it->slots * sizeof(fr_walk_slot));
-    it->x = take(&free, it->joint.k * sizeof(float));
-    it->z = take(&free, it->joint.n * sizeof(float));
-    it->next = take(&free, it->state_size * sizeof(float));
-    it->out = take(&free, it->state_size * sizeof(float));
-    it->scores = take(&free, it->output.n * sizeof(float));
-    it->best = take(&free, most_parts(it) * sizeof(int64_t));
+    char *free = fr_first_line(it->scratch);
+    it->steps = fr_take_lines(&free, it->slots * sizeof(fr_walk_slot));
+    it->x = fr_take_lines(&free, it->joint.k * sizeof(float));
+    it->z = fr_take_lines(&free, it->joint.n * sizeof(float));
+    it->next = fr_take_lines(&free, it->state_size * sizeof(float));
+    it->out = fr_take_lines(&free, it->state_size * sizeof(float));
+    it->scores = fr_take_lines(&free, it->output.n * sizeof(float));
+    it->best = fr_take_lines(&free, most_parts(it) * sizeof(int64_t));
     return free;
 }
 
