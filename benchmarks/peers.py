@@ -22,7 +22,7 @@ from inflate import DEMO
 from peers_environments import PeerError, prepare_environment
 from peers_measure import Settings, measure
 from peers_models import Checkpoints, Converter
-from peers_plan import DRAFT_TOKENS, PEERS, Host, Plan, Wish
+from peers_plan import DRAFT_TOKENS, PEERS, Host, Plan, Wish, left_in
 from peers_prompts import choose_prompts, quality_texts
 from peers_report import without_folders, write_report
 from peers_state import State
@@ -113,9 +113,10 @@ def main() -> None:
         int(config["eos_token_id"]), asked.draft_tokens,
     )  # fmt: skip
     state = State(asked.results / f"{asked.pair.name}.json", settings.identity(asked.forerun), asked.fresh)
-    wishes = [
-        wish for wish in plan.wishes(peers, asked.forerun) if not any(text in wish.name for text in asked.leave_out)
-    ]
+    try:
+        wishes = left_in(plan.wishes(peers, asked.forerun), asked.leave_out)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     hosts = prepare(wishes, asked.environments, asked.threads, state)
     if asked.only_prepare:
         return

@@ -75,6 +75,19 @@ class Wish:
         return f"{self.peer}/{self.weights}/{'+'.join(self.ways)}"
 
 
+def left_in(wishes: Sequence[Wish], leave_out: Sequence[str]) -> list[Wish]:
+    """The wishes whose names have none of the texts; ValueError where that takes every bundle away."""
+    kept = [wish for wish in wishes if not any(text in wish.name for text in leave_out)]
+    bundles = [wish.name for wish in wishes if wish.peer == "forerun"]
+    if bundles and not any(wish.peer == "forerun" for wish in kept):
+        raise ValueError(
+            "--leave-out: expected to keep a bundle of forerun's, which peers are compared with; got "
+            f"{' '.join(map(repr, leave_out))}, which takes away {', '.join(bundles)}; write more of a name, as "
+            "'llama.cpp/q8_0/plain'"
+        )
+    return kept
+
+
 @dataclass(frozen=True)
 class Drafting:
     """A small draft model by its name, and how many tokens it drafts a round."""

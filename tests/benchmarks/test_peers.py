@@ -15,7 +15,7 @@ from peers_environments import PeerError, llama_flags, run_step
 from peers_figures import Agreement, Figures, Rate, agree, decode_rate, make_figures, ratio_to, whole_rate
 from peers_measure import Settings
 from peers_models import DEMO_TARGET, NOISED
-from peers_plan import IDEAL, PROCESSES, Drafting, Host
+from peers_plan import IDEAL, PROCESSES, Drafting, Host, Wish, left_in
 from peers_process import PeerProcess
 from peers_prompts import cut_texts, spread
 from peers_report import readable, without_folders, write_report
@@ -281,6 +281,14 @@ def _becomes_stopped(process: Path) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def test_what_is_left_out_leaves_a_bundle_to_compare_with() -> None:
+    bundle = Wish("forerun", "int4", ("plain", "speculative, drafter alone"), dict)
+    peer = Wish("llama.cpp", "q4_0", ("plain", "draft model, 7 a round"), dict)
+    assert left_in([bundle, peer], ["draft model"]) == [bundle]
+    with pytest.raises(ValueError, match=r"keep a bundle of forerun's.*'draft'.*forerun/int4/plain"):
+        left_in([bundle, peer], ["draft"])
 
 
 def test_a_process_answers_and_is_stopped_in_between(echo: Path) -> None:
