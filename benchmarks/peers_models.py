@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from noised_draft_model import Wish, make_noised
+from noised_draft_model import ACCEPTANCE, Wish, make_noised
 from peers_environments import run_step
 
 _PROCESSES = Path(__file__).parent / "peer_processes"
@@ -23,8 +23,8 @@ _OPENVINO = {
 _ONNX = {"int4-b32": ("int4", 32), "int4-b128": ("int4", 128), "int8-b32": ("int8", 32)}
 _DRAFT_FOLDER = "draft"
 """Where a model of ONNX Runtime GenAI has its draft model."""
-DEMO_TARGET, NOISED = "demo", "noised-demo"
-"""Names of the small draft models."""
+DEMO_TARGET, NOISED = "demo", f"noised-demo-{ACCEPTANCE}"
+"""Names of the small draft models; the second tells its acceptance, so that no older conversion is taken for it."""
 _NOISED_CHECKPOINT = "checkpoint"
 
 

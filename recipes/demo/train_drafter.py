@@ -152,7 +152,7 @@ def write_checkpoint(drafter: Drafter, folder: Path) -> None:
 
 
 def main() -> None:
-    options = {"steps": 1250, "tokens": 4096, "anchors": 96, "rate": 2e-3, "warmup": 50, "fall": 0.5, "decay": 4.0}
+    options = {"steps": 3600, "tokens": 4096, "anchors": 96, "rate": 2e-3, "warmup": 50, "fall": 0.5, "decay": 4.0}
     weights = {"ce_weight": 0.4, "l1_weight": 0.6, "save_every": 200}
     parser = arguments(__doc__, HERE / "drafter", "drafter", **options, **weights)
     parser.add_argument("--start-from", type=Path, help="a state of another head: its backbone is taken over")
