@@ -10,6 +10,7 @@ drafter's length against the demo's target then commit as many tokens as with th
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 import sys
@@ -21,6 +22,7 @@ from typing import Any
 
 import torch
 from inflate import DEMO
+from peers_environments import PeerError
 from peers_prompts import held_out
 from safetensors.torch import load_file, save_file
 
@@ -28,6 +30,8 @@ MARK = "noised.json"
 """Written last into a finished folder: what made it, at what level, and how many tokens its rounds commit."""
 ACCEPTANCE = 6.08
 """Committed tokens a round of the demo's drafter in float32, as `schemes.py` measures on the same prompts."""
+DRAFTER = "8c5f869fe263dbdc5521301d68acf4b1a5008d75587ba897db07d55eba7734e0"
+"""SHA-256 of the weights that it was measured of."""
 _WEIGHTS = "model.safetensors"
 _STEPS, _MOST = 14, 1.0
 """Halvings of the interval of levels, and its end: noise as large as the weights."""
@@ -50,6 +54,18 @@ class Noised:
 
     level: float
     acceptance: float
+
+
+def as_good_as_the_drafter(drafter: Path = DEMO / "drafter", seed: int = Wish.seed) -> Wish:
+    """Raises PeerError where the drafter is not the one that was measured."""
+    found = hashlib.sha256((drafter / _WEIGHTS).read_bytes()).hexdigest()
+    if found != DRAFTER:
+        raise PeerError(
+            f"{drafter / _WEIGHTS}: expected the weights of SHA-256 {DRAFTER}, of which {ACCEPTANCE} committed tokens "
+            f"a round were measured; got {found}; run schemes.py --pair demo --schemes float32, and write its "
+            f"acceptance length and this sum into {Path(__file__).name}"
+        )
+    return Wish(seed)
 
 
 def make_noised(output: Path, wish: Wish) -> Noised:
@@ -156,9 +172,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--seed", type=int, default=Wish.seed)
-    parser.add_argument("--acceptance", type=float, default=ACCEPTANCE, help="committed tokens a round (%(default)s)")
+    parser.add_argument("--acceptance", type=float, help=f"committed tokens a round ({ACCEPTANCE}, the drafter's)")
     asked = parser.parse_args()
-    found = make_noised(asked.output, Wish(asked.seed, asked.acceptance))
+    try:
+        wish = Wish(asked.seed, asked.acceptance) if asked.acceptance else as_good_as_the_drafter(seed=asked.seed)
+    except PeerError as error:
+        sys.exit(f"error: {error}")
+    found = make_noised(asked.output, wish)
     print(f"noise level {found.level:.4f}: {found.acceptance:.3f} committed tokens a round", file=sys.stderr)
 
 

@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from noised_draft_model import ACCEPTANCE, Wish, make_noised
+from made_from import fingerprint, is_made_from, note_made_from
+from noised_draft_model import as_good_as_the_drafter, make_noised
 from peers_environments import run_step
 
 _PROCESSES = Path(__file__).parent / "peer_processes"
@@ -23,8 +25,8 @@ _OPENVINO = {
 _ONNX = {"int4-b32": ("int4", 32), "int4-b128": ("int4", 128), "int8-b32": ("int8", 32)}
 _DRAFT_FOLDER = "draft"
 """Where a model of ONNX Runtime GenAI has its draft model."""
-DEMO_TARGET, NOISED = "demo", f"noised-demo-{ACCEPTANCE}"
-"""Names of the small draft models; the second tells its acceptance, so that no older conversion is taken for it."""
+DEMO_TARGET, NOISED = "demo", "noised-demo"
+"""Names of the small draft models."""
 _NOISED_CHECKPOINT = "checkpoint"
 
 
@@ -42,11 +44,12 @@ class Converter:
 
     def __init__(self, environments: Path, models: Path, threads: int) -> None:
         self._environments, self._models, self._threads = environments.absolute(), models.absolute(), threads
+        self._fingerprint = cache(fingerprint)
 
     def noised(self) -> Path:
         """The checkpoint of the draft model that is as good as the drafter."""
         output = self._models / NOISED / _NOISED_CHECKPOINT
-        make_noised(output, Wish())
+        make_noised(output, as_good_as_the_drafter())
         return output
 
     def gguf(self, name: str, checkpoint: Path, kind: str) -> Path:
@@ -54,23 +57,27 @@ class Converter:
         path = self._models / name / f"llama-{kind}.gguf"
         home = self._environments / "llama.cpp"
         if kind == "bf16":
-            return self._make(path, lambda staging, log: self._write_gguf(checkpoint, staging, log, []))
+            return self._make(path, [checkpoint], lambda staging, log: self._write_gguf(checkpoint, staging, log, []))
         base = self.gguf(name, checkpoint, "bf16")
-        quantize = [str(home / "build/bin/llama-quantize"), str(base)]
-        return self._make(path, lambda staging, log: run_step([*quantize, str(staging), kind, str(self._threads)], log))
+        quantize, threads = [str(home / "build/bin/llama-quantize"), str(base)], str(self._threads)
+        return self._make(path, [base], lambda staging, log: run_step([*quantize, str(staging), kind, threads], log))
 
     def gguf_drafter(self, name: str, checkpoints: Checkpoints) -> Path:
         """The DSpark drafter for llama.cpp, which reads memoryless Markov heads only."""
         path = self._models / name / "llama-dspark.gguf"
         target = ["--target-model-dir", str(checkpoints.target)]
-        return self._make(path, lambda staging, log: self._write_gguf(checkpoints.drafter, staging, log, target))
+        sources = [checkpoints.target, checkpoints.drafter]
+        return self._make(
+            path, sources, lambda staging, log: self._write_gguf(checkpoints.drafter, staging, log, target)
+        )
 
     def openvino(self, name: str, checkpoint: Path, kind: str) -> Path:
         """A folder by optimum-intel; quantized by nncf."""
         tool = self._environments / "openvino/bin/optimum-cli"
         command = [str(tool), "export", "openvino", "--model", str(checkpoint), "--task", "text-generation-with-past"]
         path = self._models / name / f"openvino-{kind}"
-        return self._make(path, lambda staging, log: run_step([*command, *_OPENVINO[kind], str(staging)], log))
+        command += _OPENVINO[kind]
+        return self._make(path, [checkpoint], lambda staging, log: run_step([*command, str(staging)], log))
 
     def onnx(self, name: str, checkpoint: Path, kind: str) -> Path:
         """A folder by ONNX Runtime GenAI's model builder."""
@@ -80,7 +87,7 @@ class Converter:
             self._build_onnx(checkpoint, staging, log, precision, [f"block_size={block}"])
             self._configure(staging, None)
 
-        return self._make(self._models / name / f"onnx-{kind}", write)
+        return self._make(self._models / name / f"onnx-{kind}", [checkpoint], write)
 
     def onnx_with_draft(self, name: str, target: Path, kind: str, draft: Path) -> Path:
         """The same with another such folder as its draft model; files are linked, not copied."""
@@ -91,7 +98,7 @@ class Converter:
             shutil.copytree(draft, staging / _DRAFT_FOLDER, copy_function=os.link)
             self._configure(staging, draft)
 
-        return self._make(self._models / name / f"onnx-{kind}-with-{draft.parent.name}", write)
+        return self._make(self._models / name / f"onnx-{kind}-with-{draft.parent.name}", [main, draft], write)
 
     def onnx_dspark(self, name: str, checkpoints: Checkpoints) -> Path:
         """The builder's own DSpark export, asked for on a CPU."""
@@ -100,22 +107,25 @@ class Converter:
         wishes = [f"dspark_path={checkpoints.drafter}", f"aux_hidden_state_layers={layers}", "use_paged_attention=true"]
         return self._make(
             self._models / name / "onnx-dspark",
+            [checkpoints.target, checkpoints.drafter],
             lambda staging, log: self._build_onnx(checkpoints.target, staging, log, "int4", wishes),
         )
 
-    def _make(self, path: Path, write: Callable[[Path, Path], None]) -> Path:
-        """`path`, written in one piece by `write(staging, log)` where it is missing."""
-        if path.exists():
+    def _make(self, path: Path, sources: Sequence[Path], write: Callable[[Path, Path], None]) -> Path:
+        """`path`, written in one piece by `write(staging, log)` where it is missing or made from other sources."""
+        made_from = " ".join(map(self._fingerprint, sources))
+        if is_made_from(path, made_from):
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         staging, log = path.with_name(f".{path.name}"), path.with_name(f"{path.name}.log")
         log.unlink(missing_ok=True)
         try:
             write(staging, log)
+            _remove(path)
             staging.rename(path)
+            note_made_from(path, made_from)
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.unlink(missing_ok=True)
+            _remove(staging)
         return path
 
     def _write_gguf(self, checkpoint: Path, staging: Path, log: Path, more: list[str]) -> None:
@@ -143,3 +153,10 @@ class Converter:
                 config["model"][part]["session_options"]["intra_op_num_threads"] = self._threads
         path.unlink()  # it may be a link to the plain model's
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from noised_draft_model import Noised, add_noise, bisect, committed_per_round
+from made_from import fingerprint
+from noised_draft_model import ACCEPTANCE, Noised, add_noise, as_good_as_the_drafter, bisect, committed_per_round
 from peers_best import Standing, find_standings, standing_lines
 from peers_chart import draw_chart
 from peers_environments import PeerError, llama_flags, run_step
 from peers_figures import Agreement, Figures, Rate, agree, decode_rate, make_figures, ratio_to, whole_rate
 from peers_measure import Settings
-from peers_models import DEMO_TARGET, NOISED
+from peers_models import DEMO_TARGET, NOISED, Converter
 from peers_plan import IDEAL, PROCESSES, Drafting, Host, Wish, left_in
 from peers_process import PeerProcess
 from peers_prompts import cut_texts, spread
@@ -192,6 +193,33 @@ def test_a_round_ends_at_the_first_wrong_draft_or_when_all_are_right() -> None:
 def test_bisection_finds_the_level_of_an_acceptance() -> None:
     found = bisect(lambda level: 8.0 - 7.0 * level, 4.5)
     assert found == Noised(pytest.approx(0.5, abs=1e-3), pytest.approx(4.5, abs=1e-2))
+
+
+def test_the_draft_model_is_as_good_as_the_drafter_that_was_measured(tmp_path: Path) -> None:
+    assert as_good_as_the_drafter().acceptance == ACCEPTANCE
+    (tmp_path / "model.safetensors").write_bytes(b"trained longer")
+    with pytest.raises(PeerError, match=r"expected the weights of SHA-256 8c5f.*run schemes.py"):
+        as_good_as_the_drafter(tmp_path)
+
+
+def test_a_conversion_is_made_again_from_other_weights(tmp_path: Path) -> None:
+    checkpoint, made = tmp_path / "checkpoint", list[str]()
+    checkpoint.mkdir()
+
+    def convert(text: str) -> Path:
+        (checkpoint / "model.safetensors").write_text(text)
+
+        def write(staging: Path, log: Path) -> None:
+            made.append(text)
+            staging.write_text(text)
+
+        return Converter(tmp_path, tmp_path / "models", 1)._make(tmp_path / "models/model.gguf", [checkpoint], write)
+
+    for text in ("first", "first", "second", "second"):
+        path = convert(text)
+        assert path.read_text() == text
+        assert fingerprint(path) == fingerprint(checkpoint)
+    assert made == ["first", "second"]
 
 
 def test_noise_is_on_matrices_and_in_their_type() -> None:
