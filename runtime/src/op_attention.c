@@ -112,20 +112,7 @@ static int is_optional(const OrtCustomOp *op, size_t index) {
     return kind_of(op)->roles[index] >= FR_Q_NORM;
 }
 
-#define CALLBACKS                                                                                                      \
-    {.version = ORT_API_VERSION_USED,                                                                                  \
-     .GetName = get_name,                                                                                              \
-     .GetExecutionProviderType = fr_op_provider,                                                                       \
-     .GetInputType = get_input_type,                                                                                   \
-     .GetInputTypeCount = count_inputs,                                                                                \
-     .GetOutputType = get_output_type,                                                                                 \
-     .GetOutputTypeCount = count_outputs,                                                                              \
-     .KernelDestroy = free,                                                                                            \
-     .GetInputCharacteristic = is_optional,                                                                            \
-     .GetOutputCharacteristic = fr_op_required,                                                                        \
-     .GetInputMemoryType = fr_op_required,                                                                             \
-     .CreateKernelV2 = create,                                                                                         \
-     .KernelComputeV2 = compute}
+#define CALLBACKS FR_OP_CALLBACKS(get_input_type, get_output_type, is_optional, free)
 #define KIND(variable, text, int8, block, ...)                                                                         \
     static const fr_op_attention_role variable##_roles[] = {__VA_ARGS__};                                              \
     const fr_op_attention_kind variable = {.op = CALLBACKS,                                                            \

@@ -46,10 +46,6 @@ static OrtStatus *compute(void *data, OrtKernelContext *context) {
     return NULL;
 }
 
-static void destroy(void *data) {
-    free(data);
-}
-
 static OrtStatus *create(const OrtCustomOp *op, const OrtApi *table, const OrtKernelInfo *info, void **out) {
     (void)op;
     fr_ort_api api = {.version = ""};
@@ -81,16 +77,4 @@ static size_t count_outputs(const OrtCustomOp *op) {
     return OUTPUTS;
 }
 
-const OrtCustomOp fr_op_gated_recurrence = {.version = ORT_API_VERSION_USED,
-                                            .GetName = get_name,
-                                            .GetExecutionProviderType = fr_op_provider,
-                                            .GetInputType = fr_op_float,
-                                            .GetInputTypeCount = count_inputs,
-                                            .GetOutputType = fr_op_float,
-                                            .GetOutputTypeCount = count_outputs,
-                                            .KernelDestroy = destroy,
-                                            .GetInputCharacteristic = fr_op_required,
-                                            .GetOutputCharacteristic = fr_op_required,
-                                            .GetInputMemoryType = fr_op_required,
-                                            .CreateKernelV2 = create,
-                                            .KernelComputeV2 = compute};
+const OrtCustomOp fr_op_gated_recurrence = FR_OP_CALLBACKS(fr_op_float, fr_op_float, fr_op_required, free);

@@ -109,20 +109,7 @@ static int is_optional(const OrtCustomOp *op, size_t index) {
     return role >= FR_LAYER_QKV_NORM || (role >= FR_Q_NORM && role < FR_ATTENTION_ROLES);
 }
 
-#define CALLBACKS                                                                                                      \
-    {.version = ORT_API_VERSION_USED,                                                                                  \
-     .GetName = get_name,                                                                                              \
-     .GetExecutionProviderType = fr_op_provider,                                                                       \
-     .GetInputType = get_input_type,                                                                                   \
-     .GetInputTypeCount = count_inputs,                                                                                \
-     .GetOutputType = get_output_type,                                                                                 \
-     .GetOutputTypeCount = count_outputs,                                                                              \
-     .KernelDestroy = destroy,                                                                                         \
-     .GetInputCharacteristic = is_optional,                                                                            \
-     .GetOutputCharacteristic = fr_op_required,                                                                        \
-     .GetInputMemoryType = fr_op_required,                                                                             \
-     .CreateKernelV2 = create,                                                                                         \
-     .KernelComputeV2 = compute}
+#define CALLBACKS FR_OP_CALLBACKS(get_input_type, get_output_type, is_optional, destroy)
 #define KIND(variable, text, attention_kind, ...)                                                                      \
     static const int variable##_roles[] = {__VA_ARGS__};                                                               \
     const fr_op_layer_kind variable = {.op = CALLBACKS,                                                                \

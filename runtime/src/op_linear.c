@@ -115,22 +115,9 @@ static size_t count_outputs(const OrtCustomOp *op) {
     return 1;
 }
 
-#define DESCRIPTION                                                                                                    \
-    {.version = ORT_API_VERSION_USED,                                                                                  \
-     .GetName = get_name,                                                                                              \
-     .GetExecutionProviderType = fr_op_provider,                                                                       \
-     .GetInputType = get_input_type,                                                                                   \
-     .GetInputTypeCount = count_inputs,                                                                                \
-     .GetOutputType = fr_op_float,                                                                                     \
-     .GetOutputTypeCount = count_outputs,                                                                              \
-     .KernelDestroy = destroy,                                                                                         \
-     .GetInputCharacteristic = is_optional,                                                                            \
-     .GetOutputCharacteristic = fr_op_required,                                                                        \
-     .GetInputMemoryType = fr_op_required,                                                                             \
-     .CreateKernelV2 = create,                                                                                         \
-     .KernelComputeV2 = compute}
+#define CALLBACKS FR_OP_CALLBACKS(get_input_type, fr_op_float, is_optional, destroy)
 
-const fr_op_linear fr_op_linear_int8 = {DESCRIPTION, "LinearInt8", &fr_linear_int8, ORT_FLOAT32, 0};
-const fr_op_linear fr_op_gated_linear_int8 = {DESCRIPTION, "GatedLinearInt8", &fr_linear_int8, ORT_FLOAT32, 1};
-const fr_op_linear fr_op_linear_int4 = {DESCRIPTION, "LinearInt4", &fr_linear_int4, ORT_BFLOAT16, 0};
-const fr_op_linear fr_op_gated_linear_int4 = {DESCRIPTION, "GatedLinearInt4", &fr_linear_int4, ORT_BFLOAT16, 1};
+const fr_op_linear fr_op_linear_int8 = {CALLBACKS, "LinearInt8", &fr_linear_int8, ORT_FLOAT32, 0};
+const fr_op_linear fr_op_gated_linear_int8 = {CALLBACKS, "GatedLinearInt8", &fr_linear_int8, ORT_FLOAT32, 1};
+const fr_op_linear fr_op_linear_int4 = {CALLBACKS, "LinearInt4", &fr_linear_int4, ORT_BFLOAT16, 0};
+const fr_op_linear fr_op_gated_linear_int4 = {CALLBACKS, "GatedLinearInt4", &fr_linear_int4, ORT_BFLOAT16, 1};

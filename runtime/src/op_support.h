@@ -67,6 +67,23 @@ const char *fr_op_provider(const OrtCustomOp *op);
 int fr_op_required(const OrtCustomOp *op, size_t index);
 int fr_op_float(const OrtCustomOp *op, size_t index);
 
+/* The table of an operator: the library's functions by those of its file, get_name, count_inputs, count_outputs, create
+ * and compute, and by these, which operators may share. */
+#define FR_OP_CALLBACKS(input_type, output_type, is_optional_input, destroy_kernel)                                    \
+    {.version = ORT_API_VERSION_USED,                                                                                  \
+     .GetName = get_name,                                                                                              \
+     .GetExecutionProviderType = fr_op_provider,                                                                       \
+     .GetInputType = (input_type),                                                                                     \
+     .GetInputTypeCount = count_inputs,                                                                                \
+     .GetOutputType = (output_type),                                                                                   \
+     .GetOutputTypeCount = count_outputs,                                                                              \
+     .KernelDestroy = (destroy_kernel),                                                                                \
+     .GetInputCharacteristic = (is_optional_input),                                                                    \
+     .GetOutputCharacteristic = fr_op_required,                                                                        \
+     .GetInputMemoryType = fr_op_required,                                                                             \
+     .CreateKernelV2 = create,                                                                                         \
+     .KernelComputeV2 = compute}
+
 /* An optional attribute of at most `size` bytes with its end: 1 and the text, or 0. */
 int fr_op_string(const fr_ort_api *api, const OrtKernelInfo *info, const char *name, char *out, size_t size);
 

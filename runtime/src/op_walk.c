@@ -159,16 +159,4 @@ static size_t count_outputs(const OrtCustomOp *op) {
     return 1;
 }
 
-const OrtCustomOp fr_op_greedy_walk = {.version = ORT_API_VERSION_USED,
-                                       .GetName = get_name,
-                                       .GetExecutionProviderType = fr_op_provider,
-                                       .GetInputType = get_input_type,
-                                       .GetInputTypeCount = count_inputs,
-                                       .GetOutputType = get_output_type,
-                                       .GetOutputTypeCount = count_outputs,
-                                       .KernelDestroy = destroy,
-                                       .GetInputCharacteristic = fr_op_required,
-                                       .GetOutputCharacteristic = fr_op_required,
-                                       .GetInputMemoryType = fr_op_required,
-                                       .CreateKernelV2 = create,
-                                       .KernelComputeV2 = compute};
+const OrtCustomOp fr_op_greedy_walk = FR_OP_CALLBACKS(get_input_type, get_output_type, fr_op_required, destroy);
