@@ -37,7 +37,8 @@ static size_t last_key(const fr_attention *it, size_t token) {
     return it->nodes > 0 ? fr_smaller(end, fr_attention_tail(it)) : end;
 }
 
-/* A block of keys: its cache rows at..at+keys-1 and its first key; the cache rows of the keys that come next. */
+/* A block of keys: its cache rows at..at+keys-1 and its first key; the cache rows of the keys that come next, after the
+ * last block those of the next head, which the same thread most often takes next. */
 typedef struct key_block {
     size_t at, keys, start, next, next_keys;
 } key_block;
@@ -69,14 +70,20 @@ static void attend_codes(const fr_attention *it, fr_attention_part *mine, const 
                                       .v_scales = it->v.scales + block->at,
                                       .count = block->keys,
                                       .dim = it->dim,
-                                      .values = ahead(it, &it->v, block->at, block->keys),
-                                      .next = ahead(it, &it->k, block->next, block->next_keys)};
+                                      .next_values = ahead(it, &it->v, block->next, block->next_keys),
+                                      .next_keys = ahead(it, &it->k, block->next, block->next_keys)};
     it->path->attend_codes(&q, fr_attention_rows_of(mine, first), count, &codes, it->softcap,
                            mine->acc + first * it->dim);
 }
 
-/* The same step by step; the values are fetched while the scores are computed, and the next keys while the values are
- * added. */
+/* What is fetched while scores are computed: values of a code each come a block before they are read, as keys do; those
+ * of a float each would push what is read now out of the first level, and come just before. */
+static fr_attention_ahead values_ahead(const fr_attention *it, const key_block *block) {
+    return it->v.scales != NULL ? ahead(it, &it->v, block->next, block->next_keys)
+                                : ahead(it, &it->v, block->at, block->keys);
+}
+
+/* The same step by step; the next keys are fetched while the values are added. */
 static void attend_steps(const fr_attention *it, fr_attention_part *mine, const key_block *block, size_t first,
                          size_t count) {
     _Alignas(64) float scores[FR_ATTENTION_ROWS * FR_ATTENTION_KEYS];
@@ -85,7 +92,7 @@ static void attend_steps(const fr_attention *it, fr_attention_part *mine, const 
     const fr_attention_ahead next = ahead(it, &it->k, block->next, block->next_keys);
     const size_t at = block->at * it->dim;
     float *acc = mine->acc + first * it->dim;
-    fr_attention_score(it, mine, first, count, span, ahead(it, &it->v, block->at, block->keys), scores);
+    fr_attention_score(it, mine, first, count, span, values_ahead(it, block), scores);
     it->path->weigh(scores, rows, count, it->softcap, acc, it->dim);
     if (it->v.scales == NULL)
         it->path->add(scores, rows, count, (const float *)it->v.rows + at, it->dim, next, acc);
@@ -98,18 +105,22 @@ static int in_lanes(const fr_attention *it, const fr_attention_part *mine) {
     return it->k.scales != NULL && mine->count >= it->path->many;
 }
 
-/* The scales of a block, which hardware does not foresee: heads lie `capacity` apart. */
-static void fetch_scales(const fr_attention_cache *cache, size_t at) {
-    for (size_t i = 0; i < FR_ATTENTION_KEYS; i += LINE / sizeof(float))
+static void fetch(fr_attention_ahead what) {
+    for (size_t line = 0; line < what.lines; line++)
+        __builtin_prefetch(what.at + line * LINE);
+}
+
+/* The scales of keys, which hardware does not foresee: heads lie `capacity` apart. */
+static void fetch_scales(const fr_attention_cache *cache, size_t at, size_t keys) {
+    for (size_t i = 0; i < keys; i += LINE / sizeof(float))
         __builtin_prefetch(cache->scales + at + i);
 }
 
 static void attend_rows(const fr_attention *it, fr_attention_part *mine, const key_block *block, size_t first,
                         size_t count) {
     if (it->k.scales != NULL) {
-        fetch_scales(&it->v, block->at);
-        if (block->next_keys > 0)
-            fetch_scales(&it->k, block->next);
+        fetch_scales(&it->k, block->next, block->next_keys);
+        fetch_scales(&it->v, block->next, block->next_keys);
     }
     if (in_lanes(it, mine))
         attend_codes(it, mine, block, first, count);
@@ -150,25 +161,30 @@ static size_t first_block(const fr_attention *it, const fr_attention_part *mine)
     return key - key % FR_ATTENTION_KEYS;
 }
 
-/* The first keys, while the queries are prepared: nobody knows which part a thread takes next. */
+/* The first keys, while the queries are prepared: nobody knows which part a thread takes first. */
 static void fetch_first(const fr_attention *it, const fr_attention_part *mine, size_t head) {
     const size_t start = first_block(it, mine), at = head * it->capacity + start;
-    const fr_attention_ahead keys =
-        ahead(it, &it->k, at, fr_smaller(FR_ATTENTION_KEYS, it->position + it->rows - start));
-    for (size_t line = 0; line < keys.lines; line++)
-        __builtin_prefetch(keys.at + line * LINE);
-    if (it->k.scales != NULL)
-        fetch_scales(&it->k, at);
+    const size_t keys = fr_smaller(FR_ATTENTION_KEYS, it->position + it->rows - start);
+    fetch(ahead(it, &it->k, at, keys));
+    if (it->k.scales != NULL) {
+        fetch_scales(&it->k, at, keys);
+        fetch_scales(&it->v, at, keys);
+        fetch(ahead(it, &it->v, at, keys));
+    }
 }
 
 /* All blocks of a run without nodes; of one with nodes those before its tail. */
 static void attend_blocks(const fr_attention *it, fr_attention_part *mine, size_t head) {
     const size_t end = last_key(it, (mine->first + mine->count - 1) / fr_attention_group(it));
-    for (size_t start = first_block(it, mine); start < end; start += FR_ATTENTION_KEYS) {
+    const size_t first = first_block(it, mine);
+    for (size_t start = first; start < end; start += FR_ATTENTION_KEYS) {
         key_block block = {
             .at = head * it->capacity + start, .keys = fr_smaller(FR_ATTENTION_KEYS, end - start), .start = start};
-        block.next = block.at + FR_ATTENTION_KEYS;
-        block.next_keys = fr_smaller(FR_ATTENTION_KEYS, end - start - block.keys);
+        const size_t left = end - start - block.keys;
+        block.next = left > 0 ? block.at + FR_ATTENTION_KEYS : (head + 1) * it->capacity + first;
+        block.next_keys = left > 0                  ? fr_smaller(FR_ATTENTION_KEYS, left)
+                          : head + 1 < it->kv_heads ? fr_smaller(FR_ATTENTION_KEYS, end - first)
+                                                    : 0;
         attend_block(it, mine, &block);
     }
 }

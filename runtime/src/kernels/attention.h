@@ -93,7 +93,7 @@ typedef struct fr_attention_codes {
     const int8_t *k, *v;              /* [count][dim] */
     const float *k_scales, *v_scales; /* [count] */
     size_t count, dim;
-    fr_attention_ahead values, next; /* fetched while scores are computed, and while values are added */
+    fr_attention_ahead next_values, next_keys; /* fetched while scores are computed, and while values are added */
 } fr_attention_codes;
 
 /* One way to compute the steps. */

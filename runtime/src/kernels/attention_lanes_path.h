@@ -106,7 +106,8 @@ INLINE void add_lanes(const lanes_block *it, const coded_values *values, const f
     const size_t tiles = (all_rows + ROWS - 1) / ROWS, columns = (values->dim + TILE * LANES - 1) / (TILE * LANES);
     for (size_t r = 0; r < count; r += ROWS) {
         const coded_weights w = {it->steps + r, sizeof(float), SOME_ROWS * sizeof(float), factors + r, corrections + r};
-        const share ahead = share_of(it->block->next, (first + r) / ROWS, tiles, (values->count + 1) / 2 * columns);
+        const share ahead =
+            share_of(it->block->next_keys, (first + r) / ROWS, tiles, (values->count + 1) / 2 * columns);
         float *to = acc + r * values->dim;
         if (count - r >= ROWS)
             add_codes_rows(&w, values, to, ahead, ROWS, 1);

@@ -93,7 +93,7 @@ INLINE void score_lanes(const lanes_block *it, const fr_attention_query *q, size
         q_scales[v] = load(q->scales + row + v * LANES);
     }
     for (size_t tile = 0; tile < tiles; tile++) {
-        share ahead = share_of(it->block->values, tile, tiles, 1);
+        share ahead = share_of(it->block->next_values, tile, tiles, 1);
         if (row == 0)
             fetch_some(&ahead);
         score_lanes_tile(it, q->turned + row, starts, q_scales, tile * count, count, peaks, vectors, whole);
