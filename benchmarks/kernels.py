@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import shlex
+import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -194,15 +196,18 @@ def main() -> None:
         fastest = {rows: round(float(ms[rows].min()), 3) for rows in asked.rows}
         median = {rows: round(float(np.median(ms[rows])), 3) for rows in asked.rows}
         found.append(Row(name, size, round(float(np.median(ms[0])), 3), fastest, median))
+    command = shlex.join(["python", "benchmarks/kernels.py", *sys.argv[1:]])
     title = (
-        f"Milliseconds of {asked.depth} layers of {asked.width} x {asked.width}, medians of {4 * asked.blocks} "
-        f"runs (and beside {asked.rows[0]} row); {machine_name(asked.threads)}, onnxruntime {ort.__version__}."
+        f"`{command}`: milliseconds of {asked.depth} layers of {asked.width} x {asked.width}, medians of "
+        f"{4 * asked.blocks} runs (and beside {asked.rows[0]} row); {machine_name(asked.threads)}, "
+        f"onnxruntime {ort.__version__}."
     )
     print(table(found, title))
     if asked.write:
         report = {
             "machine": machine_name(asked.threads),
             "versions": versions(),
+            "command": command,
             "rows": [asdict(row) for row in found],
         }
         text = json.dumps(report, indent=2) + "\n"
