@@ -37,10 +37,9 @@ static size_t last_key(const fr_attention *it, size_t token) {
     return it->nodes > 0 ? fr_smaller(end, fr_attention_tail(it)) : end;
 }
 
-/* A block of keys: its cache rows at..at+keys-1 and its first key; the cache rows of the keys that come next, after the
- * last block those of the next head, which the same thread most often takes next. */
+/* A block of keys: its cache rows at..at+keys-1 and its first key; the cache rows that are read after it. */
 typedef struct key_block {
-    size_t at, keys, start, next, next_keys;
+    size_t at, keys, start, next, next_count;
 } key_block;
 
 /* What row number i of the part sees of a block; false where that is nothing. */
@@ -70,8 +69,8 @@ static void attend_codes(const fr_attention *it, fr_attention_part *mine, const 
                                       .v_scales = it->v.scales + block->at,
                                       .count = block->keys,
                                       .dim = it->dim,
-                                      .next_values = ahead(it, &it->v, block->next, block->next_keys),
-                                      .next_keys = ahead(it, &it->k, block->next, block->next_keys)};
+                                      .next_values = ahead(it, &it->v, block->next, block->next_count),
+                                      .next_keys = ahead(it, &it->k, block->next, block->next_count)};
     it->path->attend_codes(&q, fr_attention_rows_of(mine, first), count, &codes, it->softcap,
                            mine->acc + first * it->dim);
 }
@@ -79,7 +78,7 @@ static void attend_codes(const fr_attention *it, fr_attention_part *mine, const 
 /* What is fetched while scores are computed: values of a code each come a block before they are read, as keys do; those
  * of a float each would push what is read now out of the first level, and come just before. */
 static fr_attention_ahead values_ahead(const fr_attention *it, const key_block *block) {
-    return it->v.scales != NULL ? ahead(it, &it->v, block->next, block->next_keys)
+    return it->v.scales != NULL ? ahead(it, &it->v, block->next, block->next_count)
                                 : ahead(it, &it->v, block->at, block->keys);
 }
 
@@ -89,7 +88,7 @@ static void attend_steps(const fr_attention *it, fr_attention_part *mine, const 
     _Alignas(64) float scores[FR_ATTENTION_ROWS * FR_ATTENTION_KEYS];
     const fr_attention_span span = {block->at, block->keys};
     const fr_attention_rows rows = fr_attention_rows_of(mine, first);
-    const fr_attention_ahead next = ahead(it, &it->k, block->next, block->next_keys);
+    const fr_attention_ahead next = ahead(it, &it->k, block->next, block->next_count);
     const size_t at = block->at * it->dim;
     float *acc = mine->acc + first * it->dim;
     fr_attention_score(it, mine, first, count, span, values_ahead(it, block), scores);
@@ -119,8 +118,8 @@ static void fetch_scales(const fr_attention_cache *cache, size_t at, size_t keys
 static void attend_rows(const fr_attention *it, fr_attention_part *mine, const key_block *block, size_t first,
                         size_t count) {
     if (it->k.scales != NULL) {
-        fetch_scales(&it->k, block->next, block->next_keys);
-        fetch_scales(&it->v, block->next, block->next_keys);
+        fetch_scales(&it->k, block->next, block->next_count);
+        fetch_scales(&it->v, block->next, block->next_count);
     }
     if (in_lanes(it, mine))
         attend_codes(it, mine, block, first, count);
@@ -173,18 +172,28 @@ static void fetch_first(const fr_attention *it, const fr_attention_part *mine, s
     }
 }
 
+/* What is read after a block: more of its head, or the first keys of the next part, which the same thread most often
+ * takes. */
+static void look_ahead(const fr_attention *it, const fr_attention_part *mine, size_t head, size_t end,
+                       key_block *block) {
+    const size_t after = block->start + block->keys;
+    if (after < end) {
+        block->next = block->at + block->keys, block->next_count = fr_smaller(FR_ATTENTION_KEYS, end - after);
+        return;
+    }
+    const size_t first = first_block(it, mine);
+    head += mine->first + mine->count == it->rows * fr_attention_group(it); /* its last rows */
+    if (head < it->kv_heads)
+        block->next = head * it->capacity + first, block->next_count = fr_smaller(FR_ATTENTION_KEYS, end - first);
+}
+
 /* All blocks of a run without nodes; of one with nodes those before its tail. */
 static void attend_blocks(const fr_attention *it, fr_attention_part *mine, size_t head) {
     const size_t end = last_key(it, (mine->first + mine->count - 1) / fr_attention_group(it));
-    const size_t first = first_block(it, mine);
-    for (size_t start = first; start < end; start += FR_ATTENTION_KEYS) {
+    for (size_t start = first_block(it, mine); start < end; start += FR_ATTENTION_KEYS) {
         key_block block = {
             .at = head * it->capacity + start, .keys = fr_smaller(FR_ATTENTION_KEYS, end - start), .start = start};
-        const size_t left = end - start - block.keys;
-        block.next = left > 0 ? block.at + FR_ATTENTION_KEYS : (head + 1) * it->capacity + first;
-        block.next_keys = left > 0                  ? fr_smaller(FR_ATTENTION_KEYS, left)
-                          : head + 1 < it->kv_heads ? fr_smaller(FR_ATTENTION_KEYS, end - first)
-                                                    : 0;
+        look_ahead(it, mine, head, end, &block);
         attend_block(it, mine, &block);
     }
 }
