@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import shlex
-import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +25,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 from in_turn import Blocks, time_in_turn
-from result_files import machine_name, versions, write_results
+from result_files import command_line, machine_name, versions, write_results
 
 import forerun
 from forerun_compiler.dialect import DOMAIN, OPSET, Linear
@@ -196,9 +194,8 @@ def main() -> None:
         fastest = {rows: round(float(ms[rows].min()), 3) for rows in asked.rows}
         median = {rows: round(float(np.median(ms[rows])), 3) for rows in asked.rows}
         found.append(Row(name, size, round(float(np.median(ms[0])), 3), fastest, median))
-    command = shlex.join(["python", "benchmarks/kernels.py", *sys.argv[1:]])
     title = (
-        f"`{command}`: milliseconds of {asked.depth} layers of {asked.width} x {asked.width}, medians of "
+        f"`{command_line()}`: milliseconds of {asked.depth} layers of {asked.width} x {asked.width}, medians of "
         f"{4 * asked.blocks} runs (and beside {asked.rows[0]} row); {machine_name(asked.threads)}, "
         f"onnxruntime {ort.__version__}."
     )
@@ -207,7 +204,7 @@ def main() -> None:
         report = {
             "machine": machine_name(asked.threads),
             "versions": versions(),
-            "command": command,
+            "command": command_line(),
             "rows": [asdict(row) for row in found],
         }
         text = json.dumps(report, indent=2) + "\n"

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from peers_plan import DRAFT_TOKENS, PEERS, Host, Plan, Wish, left_in
 from peers_prompts import choose_prompts, quality_texts
 from peers_report import without_folders, write_report
 from peers_state import State
+from result_files import command_line
 
 from forerun_compiler.resources import this_machine
 
@@ -128,8 +128,7 @@ def main() -> None:
         measure(hosts, prompts, texts, settings, asked.environments, state)
     except PeerError as error:
         sys.exit(f"error: {error}")
-    command = shlex.join(["python", "benchmarks/peers.py", *(without_folders(text) for text in sys.argv[1:])])
-    print(write_report(state, settings, command, asked.write))
+    print(write_report(state, settings, without_folders(command_line()), asked.write))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +23,11 @@ def machine_name(threads: int) -> str:
 
 def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def command_line() -> str:
+    """The command line that this program was started by, from the root of the repository."""
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
 def write_results(stem: str, threads: int, text: str, markdown: str) -> Path:

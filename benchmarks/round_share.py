@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ import numpy as np
 import onnx
 from in_turn import Blocks, bind_graph, cached_tokens, feed_widths, make_states, time_in_turn
 from part_of_graph import ATTENTION, PRODUCTS, cut, run_part, single_kernels
-from result_files import machine_name, versions, write_results
+from result_files import command_line, machine_name, versions, write_results
 from round_profile import Kernel, OpShare, Tensor, profile, shares
 
 from forerun_compiler.bundle import GraphInterface, Manifest, check_bundle
@@ -137,7 +136,7 @@ def measure(folder: Path, widths: Sequence[int], threads: int, blocks: Blocks, o
         bundle=folder.name,
         machine=machine_name(threads),
         versions=versions(),
-        command=shlex.join(["python", "benchmarks/round_share.py", *sys.argv[1:]]),
+        command=command_line(),
         cached_tokens=cached_tokens(manifest.model),
         shares=found,
         by_op=shares(rounds[max(rounds)].profiled(), PROFILED_RUNS),

@@ -11,7 +11,6 @@ processor can only emulate give their bytes, quality and acceptance, one after t
 from __future__ import annotations
 
 import argparse
-import shlex
 import statistics
 import sys
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from pathlib import Path
 from decoding import Decoded, decode_in_turn
 from in_turn import Blocks, bind_graph, cached_tokens, feed_widths, make_states, time_in_turn
 from pair_bundles import PAIRS, Bundle, PairBuilder, check_memory, count_parameters, held_out_tokens, prepare_pair
-from result_files import machine_name, versions, write_results
+from result_files import command_line, machine_name, versions, write_results
 from scheme_recipes import CANDIDATES
 from scheme_table import WIDTHS, Report, Row, Times, render_json, render_markdown
 
@@ -159,7 +158,7 @@ def measure_pair(
         drafter_parameters=drafter,
         machine=machine_name(settings.threads),
         versions=versions(),
-        command=shlex.join(["python", "benchmarks/schemes.py", *sys.argv[1:]]),
+        command=command_line(),
         created=datetime.now(UTC).date().isoformat(),
         draft_len=facts.draft_len,
         cached_tokens=cached_tokens(facts),

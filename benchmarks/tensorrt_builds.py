@@ -20,7 +20,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 from random_pair import SIZES, link_random
-from result_files import machine_name, versions, write_results
+from result_files import command_line, machine_name, versions, write_results
 
 from forerun_compiler.dialect import Linear
 from forerun_compiler.engines.tensorrt import EngineRequest, GraphBuild, build_engines, write_for_tensorrt
@@ -185,7 +185,7 @@ def main() -> None:
                         rows += measure(size, linked, precision, Path(folder), shown, asked.graph or GRAPHS)
     except ForerunError as error:
         sys.exit(f"error: {error}")
-    command = f"python benchmarks/tensorrt_builds.py {' '.join(sys.argv[1:])}".strip()
+    command = command_line()
     text = markdown(rows, linked_seconds, command)
     print(text)
     if asked.write:
